@@ -1,0 +1,1 @@
+"""The chain: one table, one short module a stage."""
