@@ -8,7 +8,7 @@ function ``run(context) -> StageResult``.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Stage:
         The tools behind it, shown as badges.
     pool
         The Dagster concurrency pool that bounds it, or none.
+    outside
+        Patterns of materials from outside the project that it may record.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Stage:
     code: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
     pool: str | None = None
+    outside: tuple[str, ...] = ()
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -81,6 +84,19 @@ class Stage:
         module = importlib.import_module(f"secpipeline.stages.{self.name}")
         run: Callable[[StageContext], StageResult] = module.run
         return run(context)
+
+    def after(self, workspace: Any) -> None:
+        """Let the stage act on the world once its evidence is signed; only deployment does."""
+        hook = getattr(importlib.import_module(f"secpipeline.stages.{self.name}"), "after", None)
+        if hook is not None:
+            hook(workspace)
+
+    def outside_files(self, params: Mapping[str, Any]) -> dict[str, str]:
+        """SHA-256 by name of what the stage reads from outside the project and the chain."""
+        if not self.outside:
+            return {}
+        module = importlib.import_module(f"secpipeline.stages.{self.name}")
+        return dict(module.outside_files(params))
 
     def code_files(self) -> tuple[Path, ...]:
         """The library's source files that the result depends on, sorted."""
@@ -124,6 +140,7 @@ STAGES: tuple[Stage, ...] = (
         params=("data", "splits"),
         code=("datasets", "poisoning/planters.py", "assurance/pictures.py"),
         kinds=("parquet", "coco"),
+        outside=("delivery/*",),
     ),
     Stage(
         name="validate",

@@ -1,0 +1,59 @@
+# Every target sets up what it needs. PYTHON names the interpreter to build the environments from.
+PYTHON ?= python3.11
+VENV := .venv
+DVC_VENV := .venv-dvc
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DAGSTER_DISABLE_TELEMETRY := yes
+
+.PHONY: help setup demo test test-slow lint ui bench lock clean
+
+help:
+	@echo "make demo       set up and run the whole chain on embedded data"
+	@echo "make test       set up and run the tests (test-slow: the long ones)"
+	@echo "make lint       ruff, mypy, rendered files"
+	@echo "make ui         the Dagster web UI on http://127.0.0.1:3000"
+	@echo "make bench      the benchmarks"
+	@echo "make lock       resolve the lock files anew"
+
+setup: $(VENV)/.ready $(DVC_VENV)/.ready
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+$(DVC_VENV)/.ready: requirements-dvc.lock
+	$(PYTHON) -m venv $(DVC_VENV)
+	$(DVC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dvc.lock
+	touch $@
+
+demo: setup
+	$(BIN)/secpipeline demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+ui: setup
+	$(BIN)/python -m assets.ui
+
+bench: setup
+	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --no-strip-extras --all-extras -c requirements/constraints.txt pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --no-emit-index-url --no-strip-extras requirements/dvc.in -o requirements-dvc.lock
+
+clean:
+	rm -rf build

@@ -1,0 +1,47 @@
+"""Jobs, the weekly retraining, and the reaction to a new release."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from secpipeline.stages.table import BY_NAME
+
+RAW_RELEASE = dg.AssetKey(BY_NAME["ingest"].asset)
+
+full_chain = dg.define_asset_job("full_chain", dg.AssetSelection.all(), description="From images to a watched detector.")
+retrain = dg.define_asset_job(
+    "retrain",
+    dg.AssetSelection.assets(RAW_RELEASE).downstream() - dg.AssetSelection.assets(RAW_RELEASE),
+    description="Everything after ingest: audit the labels, train, attack, gate, and deploy what passes.",
+)
+audit = dg.define_asset_job(
+    "audit",
+    dg.AssetSelection.all_asset_checks(),
+    description="Re-check every signature, link and byte, and show every verdict, without computing anything.",
+)
+
+weekly_retraining = dg.ScheduleDefinition(
+    name="weekly_retraining",
+    job=retrain,
+    cron_schedule="0 3 * * 1",
+    execution_timezone="UTC",
+    description="Mondays at 03:00 UTC; unchanged inputs are recognised and cost nothing.",
+)
+
+
+@dg.sensor(job=retrain, minimum_interval_seconds=60, description="Retrains when a release with new content was ingested.")
+def new_release(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """Ask for one retraining per data version of the raw release."""
+    event = context.instance.get_latest_data_version_record(RAW_RELEASE)
+    if event is None:
+        return dg.SkipReason("nothing was ingested yet")
+    version = (event.event_log_entry.tags or {}).get("dagster/data_version", str(event.storage_id))
+    if version == context.cursor:
+        return dg.SkipReason(f"release {version[:12]} was handled already")
+    context.update_cursor(version)
+    return dg.RunRequest(run_key=version)
+
+
+JOBS = [full_chain, retrain, audit]
+SCHEDULES = [weekly_retraining]
+SENSORS = [new_release]

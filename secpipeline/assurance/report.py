@@ -1,0 +1,97 @@
+"""The report of a chain: one self-contained HTML page with its pictures inside, made from verified artifacts."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from secpipeline.stages.table import STAGES
+from secpipeline.store import write_atomic
+
+_PICTURES = {
+    "ingest": {"preview.png": "Two images of every source, with the labels as delivered (blue; grey: ignored)"},
+    "audit_labels": {"findings.png": "The strongest findings: label blue, the judge's opinion yellow, the finding orange"},
+    "train": {
+        "predictions.png": "Calibration images: label blue, detections at the deployed threshold yellow",
+        "curve.png": "Training loss",
+    },
+    "attack": {
+        "conditions.png": "Average precision under every condition, with 95 % bootstrap intervals over images",
+        "gallery.png": "Clean and attacked images: label blue, detections at the deployed threshold",
+    },
+    "monitor": {"drift.png": "Drift of the replayed window against the calibration data"},
+}
+
+
+def write(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]], forgery: str | None, verification: Any) -> Path:
+    """Render ``<home>/report/index.html`` and lay the pictures beside it.
+
+    Parameters
+    ----------
+    workspace
+        Whose chain.
+    outcomes
+        What the demo learned of each detector: recipe, verdict, reasons, numbers, files.
+    forgery
+        What happened to the flipped byte, or none.
+    verification
+        The audit.
+
+    Returns
+    -------
+    Path
+        The page.
+    """
+    directory = workspace.home / "report"
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("secpipeline", "assurance"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = environment.get_template("report.html.j2").render(
+        made=dt.datetime.now(dt.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        outcomes=outcomes,
+        forgery=forgery,
+        verification=verification,
+        stages=[_stage(workspace, stage) for stage in STAGES],
+        sources=_json(workspace, "audit_labels", "sources.json"),
+        galleries=_galleries(workspace, outcomes),
+    )
+    write_atomic(directory / "index.html", page.encode())
+    return Path(directory / "index.html")
+
+
+def _stage(workspace: Any, stage: Any) -> dict[str, Any]:
+    directory = workspace.store.artifacts / stage.name
+    summary = _json(workspace, stage.name, "summary.json") or {}
+    pictures = [
+        {"source": _inline(path.read_bytes()), "caption": caption}
+        for name, caption in _PICTURES.get(stage.name, {}).items()
+        if (path := directory / name).is_file()
+    ]
+    shown = {key: value for key, value in summary.items() if key != "pictures"}
+    return {"name": stage.name, "text": stage.summary, "role": stage.role, "summary": shown, "pictures": pictures}
+
+
+def _galleries(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
+    """The attack gallery of every detector, also of the one whose outputs are no longer the current ones."""
+    found = []
+    for outcome in outcomes.values():
+        digest = outcome["files"].get("attack", {}).get("gallery.png")
+        if digest is not None and workspace.store.object_path(digest).is_file():
+            picture = _inline(workspace.store.object_path(digest).read_bytes())
+            found.append({"recipe": outcome["recipe"], "source": picture})
+    return found
+
+
+def _json(workspace: Any, stage: str, name: str) -> Any:
+    path = workspace.store.artifacts / stage / name
+    return json.loads(path.read_bytes()) if path.is_file() else None
+
+
+def _inline(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

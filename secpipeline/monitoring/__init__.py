@@ -1,0 +1,1 @@
+"""Watching a deployed detector: does it still see what it was released on, and behave as it did?"""

@@ -1,0 +1,288 @@
+"""The one door: every stage runs through :func:`run`, whoever asked (command line, DVC, Dagster).
+
+A run (1) verifies the evidence and the bytes of everything upstream, (2) computes in a scratch directory, (3) moves
+the outputs into the store, (4) signs a Statement and a Link with the stage's role key and logs both, (5) publishes the
+outputs. A computation is named by its stage, code, parameters and inputs: if its signed evidence and its outputs are
+still there it is not repeated, and the result says so. Killed anywhere, the next run finishes the work.
+
+>>> from secpipeline import runner
+>>> from secpipeline.workspace import Workspace
+>>> runner.run(Workspace.open(), "ingest").summary          # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from secpipeline import environment, params
+from secpipeline.digests import canonical_json, sha256_bytes, tree_digest
+from secpipeline.errors import AttestationError, GateRefused, SecpipelineError
+from secpipeline.provenance.evidence import SignedEvidence, attest
+from secpipeline.provenance.verification import Report, verify_chain
+from secpipeline.stages import predicates
+from secpipeline.stages.context import StageContext, StageResult
+from secpipeline.stages.localise import explain
+from secpipeline.stages.table import STAGES, Stage, stage_named, upstream
+from secpipeline.store import write_atomic
+from secpipeline.workspace import Workspace, step_specs
+
+
+@dataclass(frozen=True)
+class Run:
+    """The outcome of one stage.
+
+    Attributes
+    ----------
+    stage
+        Its row in the table.
+    files
+        SHA-256 of each output by its name.
+    summary
+        What the stage says about its outputs.
+    reused
+        True if nothing was computed because the evidence still holds.
+    refusal
+        Why the chain must not go on; empty if it may.
+    seconds
+        Wall time.
+    """
+
+    stage: Stage
+    files: Mapping[str, str]
+    summary: Mapping[str, Any]
+    reused: bool
+    refusal: tuple[str, ...]
+    seconds: float
+
+    @property
+    def digest(self) -> str:
+        """One digest for all outputs."""
+        return tree_digest(self.files)
+
+    def require(self) -> Run:
+        """Return itself, or raise :class:`GateRefused` with the reasons."""
+        if self.refusal:
+            raise GateRefused(self.refusal)
+        return self
+
+
+@dataclass(frozen=True)
+class _Computation:
+    """A stage bound to exactly what it depends on."""
+
+    workspace: Workspace
+    stage: Stage
+    params: Mapping[str, Any]
+    files: Mapping[str, str]
+    inputs: Mapping[str, Mapping[str, str]]
+    attestations: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """The digest that names the computation."""
+        description = {
+            "stage": self.stage.name,
+            "code": self.stage.code_version(),
+            "params": self.params,
+            "files": self.files,
+            "inputs": {name: tree_digest(files) for name, files in self.inputs.items()},
+        }
+        return sha256_bytes(canonical_json(description))
+
+    @property
+    def record_path(self) -> Path:
+        return self.workspace.home / "runs" / f"{self.key}.json"
+
+
+def run(workspace: Workspace, name: str, overrides: Mapping[str, Any] | None = None) -> Run:
+    """Run one stage, or reuse its evidence.
+
+    Parameters
+    ----------
+    workspace
+        Where the chain lives.
+    name
+        A stage of the table.
+    overrides
+        Parameters by dotted key that replace those of ``params.yaml`` for this run; recorded in the evidence.
+
+    Raises
+    ------
+    AttestationError
+        If anything upstream is missing, changed, stale or not signed by its role.
+    InputError, IntegrityError
+        If what the stage reads cannot be used.
+    """
+    started = time.monotonic()
+    stage = stage_named(name)
+    with workspace.lock():
+        workspace.ensure_layout()
+        computation = _bind(workspace, stage, overrides)
+        record = _reusable(computation)
+        reused = record is not None
+        if record is None:
+            record = _compute(computation)
+        _publish(computation, record)
+    refusal = tuple(record["refusal"])
+    return Run(stage, record["files"], record["summary"], reused, refusal, time.monotonic() - started)
+
+
+def run_chain(
+    workspace: Workspace,
+    overrides: Mapping[str, Any] | None = None,
+    last: str | None = None,
+    report: Any = None,
+) -> list[Run]:
+    """Run every stage in order, up to ``last``; ``report`` is called with each :class:`Run`.
+
+    A refusal does not stop the chain: the stages after it record that nothing was deployed, so that no stale
+    deployment record stays behind.
+    """
+    runs = []
+    for stage in STAGES:
+        outcome = run(workspace, stage.name, overrides)
+        runs.append(outcome)
+        if report is not None:
+            report(outcome)
+        if stage.name == last:
+            break
+    return runs
+
+
+def verify(workspace: Workspace, stages: tuple[str, ...] | None = None) -> Report:
+    """Re-check the evidence and the bytes of ``stages`` (all by default) and of everything between them."""
+    return verify_chain(
+        workspace.home / "evidence",
+        workspace.store.artifacts,
+        workspace.ring().owners(),
+        step_specs(),
+        only=stages,
+        explain=lambda stage, name: explain(workspace.store.artifacts, stage, name),
+    )
+
+
+def _bind(workspace: Workspace, stage: Stage, overrides: Mapping[str, Any] | None) -> _Computation:
+    earlier = upstream(stage.name)
+    chain = verify(workspace, tuple(step.name for step in earlier)) if earlier else None
+    if chain is not None:
+        chain.require()
+    current = {step.name: _current(workspace, step) for step in earlier}
+    values = params.select(params.load(workspace.root / "params.yaml", overrides), stage.params)
+    return _Computation(
+        workspace=workspace,
+        stage=stage,
+        params=values,
+        files=stage.project_files(workspace.root) | stage.outside_files(values),
+        inputs={name: current[name].files(name) for name in stage.inputs},
+        attestations={name: sha256_bytes(evidence.statement) for name, evidence in current.items()},
+    )
+
+
+def _current(workspace: Workspace, stage: Stage) -> SignedEvidence:
+    evidence = workspace.evidence.current(stage.name)
+    if evidence is None:
+        raise AttestationError("missing", f"{stage.name}: no evidence yet; run `secpipeline run {stage.name}`")
+    return evidence
+
+
+def _reusable(computation: _Computation) -> dict[str, Any] | None:
+    """The record of an earlier, identical computation whose outputs and signed evidence are all still there."""
+    path = computation.record_path
+    if not path.is_file():
+        return None
+    try:
+        record: dict[str, Any] = json.loads(path.read_bytes())
+        evidence = computation.workspace.evidence.find(record["statement"], record["link"])
+    except (ValueError, KeyError, TypeError, SecpipelineError):
+        return None  # a damaged record saves no work; computing again replaces it
+    if evidence is None or not computation.workspace.store.has(record["files"]):
+        return None
+    return record
+
+
+def _compute(computation: _Computation) -> dict[str, Any]:
+    workspace, stage = computation.workspace, computation.stage
+    resume = workspace.home / "resume" / computation.key
+    started = time.time()
+    with workspace.store.scratch(stage.name) as scratch:
+        out = scratch / "out"
+        out.mkdir()
+        context = StageContext(
+            root=workspace.root,
+            inputs={name: workspace.store.artifacts / name for name in stage.inputs},
+            out=out,
+            params=computation.params,
+            resume=resume,
+            attestations=computation.attestations,
+            files=computation.files,
+        )
+        result = stage.compute(context)
+        summary = {**result.summary, "pictures": list(result.pictures)}
+        context.write_json("summary.json", summary)
+        files = workspace.store.put(out)
+    evidence = _sign(computation, result, files, started)
+    workspace.evidence.record(stage.name, evidence)
+    record = {
+        "stage": stage.name,
+        "files": files,
+        "summary": summary,
+        "refusal": list(result.refusal),
+        "statement": sha256_bytes(evidence.statement),
+        "link": sha256_bytes(evidence.link),
+    }
+    write_atomic(computation.record_path, canonical_json(record))
+    shutil.rmtree(resume, ignore_errors=True)
+    return record
+
+
+def _sign(
+    computation: _Computation, result: StageResult, files: Mapping[str, str], started: float
+) -> SignedEvidence:
+    stage, root = computation.stage, computation.workspace.root
+    materials = {
+        f"{name}/{file}": digest for name, files_in in computation.inputs.items() for file, digest in files_in.items()
+    }
+    materials |= computation.files
+    materials |= {
+        f"code/{stage.name}": stage.code_version(),
+        f"params/{stage.name}.json": sha256_bytes(canonical_json(computation.params)),
+    }
+    facts = predicates.Facts(
+        stage=stage,
+        params=computation.params,
+        materials=materials,
+        attestations=computation.attestations,
+        environment=environment.describe(),
+        source=environment.source_revision(root),
+        lock=environment.lock_file(root),
+        started=started,
+        finished=time.time(),
+    )
+    spec = next(spec for spec in step_specs() if spec.name == stage.name)
+    return attest(
+        computation.workspace.ring(),
+        spec,
+        subjects={f"{stage.name}/{name}": digest for name, digest in files.items()},
+        materials=materials,
+        predicate=predicates.build(facts, result),
+        environment=facts.environment,
+    )
+
+
+def _publish(computation: _Computation, record: Mapping[str, Any]) -> None:
+    """Make the recorded evidence and outputs the current ones; a killed run is finished here by the next."""
+    workspace, name = computation.workspace, computation.stage.name
+    evidence = workspace.evidence.find(record["statement"], record["link"])
+    if evidence is None:
+        raise AttestationError("missing", f"{name}: its signed evidence vanished while it ran; run it again")
+    if workspace.evidence.current(name) != evidence:
+        workspace.evidence.record(name, evidence)
+    if not workspace.store.is_published(name, record["files"]):
+        workspace.store.publish(name, record["files"])
+    computation.stage.after(workspace)

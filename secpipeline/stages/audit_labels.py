@@ -1,0 +1,83 @@
+"""Audit labels: what detectors that never saw a source think of its labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from secpipeline.assurance.pictures import Layer, Tile, contact_sheet
+from secpipeline.datasets.loading import Pixels, load
+from secpipeline.datasets.releases import Release
+from secpipeline.detection import registry
+from secpipeline.detection.inference import predict
+from secpipeline.detection.recipes import Recipe, load_recipe
+from secpipeline.detection.training import train
+from secpipeline.poisoning import attribution, cleanlab_scores, findings, folds, label_scores
+from secpipeline.stages.context import StageContext, StageResult
+from secpipeline.store import write_atomic
+
+
+def run(context: StageContext) -> StageResult:
+    """Train one judge a fold, score every label out of fold, and compare the sources with each other."""
+    settings = context.params["audit"]
+    recipe = load_recipe(context.root / "recipes" / f"{settings['recipe']}.yaml")
+    release = Release(context.inputs["ingest"], context.inputs["ingest"])
+    data = load(release, release.images["image_id"].tolist(), recipe.input_size)
+    assigned = folds.assign_folds(release.images, settings["folds"], settings["seed"])
+    predictions = out_of_fold(data, assigned.to_numpy(), recipe, context.resume)
+    own = label_scores.score(data.boxes, predictions, data.image_ids)
+    reference = cleanlab_scores.score(data.boxes, predictions, data.image_ids)
+    found = findings.merge(own, reference)
+    table = attribution.attribute(release.images, data.boxes, found)
+    predictions.to_parquet(context.out / "predictions.parquet", index=False)
+    found.to_parquet(context.out / "findings.parquet", index=False)
+    context.write_json("sources.json", [row.to_json() for row in table.rows])
+    kinds = {str(kind): int(count) for kind, count in found["kind"].value_counts().items()}
+    report = {
+        "judges": settings["folds"],
+        "out_of_fold_predictions": len(predictions),
+        "findings": kinds,
+        "named_sources": list(table.named),
+        "attribution": table.outcome,
+    }
+    context.write_json("report.json", report)
+    pictures = _draw(context.out, release, data, found)
+    summary = {**kinds, "findings": len(found), "named sources": list(table.named), "attribution": table.outcome}
+    return StageResult(summary, details=report, pictures=pictures)
+
+
+def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path) -> pd.DataFrame:
+    """Predictions for every image by the judge of its fold, which was trained on the other folds only."""
+    parts = []
+    for fold in sorted(set(assigned.tolist())):
+        inside = np.flatnonzero(assigned == fold)
+        outside = np.flatnonzero(assigned != fold)
+        judge = registry.build(recipe.detector, seed=recipe.seed + int(fold))
+        truth = [data.truth[index] for index in outside]
+        train(judge, data.images[outside], truth, recipe, checkpoint_dir=resume / f"fold-{fold}")
+        parts.append(predict(judge, data.images[inside], [data.image_ids[index] for index in inside]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _draw(out: Path, release: Release, data: Pixels, found: pd.DataFrame) -> tuple[str, ...]:
+    """The strongest finding of each of sixteen images: label blue, judge's opinion yellow."""
+    strongest = found.sort_values("score", ascending=False).drop_duplicates("image_id").head(16)
+    if strongest.empty:
+        return ()
+    position = {image_id: index for index, image_id in enumerate(data.image_ids)}
+    source = release.images.set_index("image_id")["source"]
+    tiles = []
+    for row in strongest.itertuples():
+        index = position[row.image_id]
+        layers = (
+            Layer(data.truth[index].boxes, "label"),
+            Layer(np.array([[row.px1, row.py1, row.px2, row.py2]]), "prediction"),
+            Layer(np.array([[row.x1, row.y1, row.x2, row.y2]]), "finding"),
+        )
+        kept = tuple(layer for layer in layers if np.isfinite(layer.boxes).all())
+        caption = f"{source[row.image_id]} {row.kind} {row.score:.2f}"
+        tiles.append(Tile(data.images[index].transpose(1, 2, 0), kept, caption))
+    write_atomic(out / "findings.png", contact_sheet(tiles, columns=4))
+    return ("findings.png",)

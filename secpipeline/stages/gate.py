@@ -1,0 +1,41 @@
+"""Gate: the policy's verdict over the reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from secpipeline.robustness.gate import decide
+from secpipeline.robustness.policy import load_policy
+from secpipeline.stages.context import StageContext, StageResult
+
+POLICY = "policies/default.yaml"
+_REPORTS = {
+    "validation": ("validate", "report.json"),
+    "label_audit": ("audit_labels", "report.json"),
+    "robustness": ("attack", "report.json"),
+    "export": ("export", "agreement.json"),
+}
+
+
+def run(context: StageContext) -> StageResult:
+    """Decide, and record the verdict whatever it is; a refusal is carried on to release and deployment."""
+    reports = {name: read_report(context.inputs[stage] / file) for name, (stage, file) in _REPORTS.items()}
+    verdict = decide(load_policy(context.root / POLICY), reports)
+    context.write_json("verdict.json", verdict.to_json())
+    reasons = [reason.text for reason in verdict.reasons]
+    summary = {
+        "verdict": verdict.verdict,
+        "reasons": reasons,
+        "policy": context.files[POLICY],
+        "detector": read_report(context.inputs["export"] / "summary.json")["onnx"],
+    }
+    refusal = () if verdict.verdict == "pass" else tuple(f"gate {verdict.verdict}: {text}" for text in reasons)
+    return StageResult(summary, details=verdict.to_json(), refusal=refusal)
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a JSON object written by an earlier stage."""
+    report: dict[str, Any] = json.loads(path.read_bytes())
+    return report

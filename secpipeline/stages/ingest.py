@@ -1,0 +1,97 @@
+"""Ingest: from delivered images and annotations to an immutable release."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from secpipeline.assurance.pictures import Layer, Tile, contact_sheet
+from secpipeline.datasets import coco
+from secpipeline.datasets.deliveries import deliver
+from secpipeline.datasets.releases import Release, write_release
+from secpipeline.datasets.splits import assign_splits
+from secpipeline.datasets.synthetic import SceneSpec
+from secpipeline.digests import sha256_file, tree_digest
+from secpipeline.errors import InputError
+from secpipeline.poisoning.planters import PoisonPlan
+from secpipeline.stages.context import StageContext, StageResult
+from secpipeline.store import write_atomic
+
+SYNTHETIC = "synthetic"
+
+
+def outside_files(params: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of a delivery that lies outside the workspace, so that a changed image is a new computation."""
+    dataset = params["data"]["dataset"]
+    if dataset == SYNTHETIC:
+        return {}
+    path = Path(dataset)
+    annotations = coco.read_coco(path, clip=params["data"]["clip_boxes"])
+    missing = [name for name in annotations.images["file_name"] if not (annotations.root / name).is_file()]
+    if missing:
+        raise InputError(f"{path}: {len(missing)} images are not there, the first is {annotations.root / missing[0]}")
+    images = {name: sha256_file(annotations.root / name) for name in annotations.images["file_name"]}
+    return {"delivery/instances.json": sha256_file(path), "delivery/images": tree_digest(images)}
+
+
+def run(context: StageContext) -> StageResult:
+    """Read the delivery, decode and check every image, assign splits, write the release."""
+    data = context.params["data"]
+    instances = _delivery(context, data)
+    annotations = coco.read_coco(instances, clip=data["clip_boxes"])
+    splits = context.params["splits"]
+    assigned = assign_splits(
+        annotations.images,
+        calibration=splits["calibration"],
+        test=splits["test"],
+        holdout_sources=tuple(splits["holdout_sources"]),
+        seed=splits["seed"],
+    )
+    written = write_release(context.out, annotations, assigned)
+    release = Release(context.out, context.out)
+    write_atomic(context.out / "preview.png", contact_sheet(_preview(release), columns=4))
+    counts = release.images["split"].value_counts()
+    summary = {
+        "images": len(release.images),
+        "boxes": len(release.boxes),
+        "sources": int(release.images["source"].nunique()),
+        "scenes": int(release.images[["source", "scene"]].drop_duplicates().shape[0]),
+        "release": written["digest"],
+        **{f"{split} images": int(counts.get(split, 0)) for split in ("train", "calibration", "test")},
+    }
+    materials = {"delivery/instances.json": sha256_file(instances)}
+    return StageResult(summary, materials=materials, pictures=("preview.png",))
+
+
+def _delivery(context: StageContext, data: Mapping[str, Any]) -> Path:
+    if data["dataset"] != SYNTHETIC:
+        return Path(data["dataset"])
+    plan = PoisonPlan(**data["poison"]) if data["poison"] else None
+    delivery = deliver(context.resume / "delivery", SceneSpec(**data["synthetic"]), plan)
+    if delivery.planted is not None:
+        # What was planted is kept for scoring the audit; no later stage reads it.
+        write_atomic(context.out / "planted.json", delivery.planted.read_bytes())
+    return delivery.instances
+
+
+def _preview(release: Release) -> list[Tile]:
+    """Two images of each source, at most sixteen, with their labels."""
+    chosen = release.images.groupby("source", sort=True).nth([0, -1]).head(16)
+    tiles = []
+    for row in chosen.itertuples():
+        mine = release.boxes[release.boxes["image_id"] == row.image_id]
+        layers = tuple(
+            Layer(mine.loc[mine["ignore"] == ignored, ["x1", "y1", "x2", "y2"]].to_numpy(float), kind)
+            for ignored, kind in ((False, "label"), (True, "ignore"))
+        )
+        tiles.append(Tile(release.decode(row.image_id), layers, f"{row.source} {row.time_of_day}".strip()))
+    return tiles
+
+
+def planted(directory: Path) -> list[dict[str, Any]]:
+    """The planted poison of the embedded data, one row each; empty for anybody else's data."""
+    path = directory / "planted.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_bytes()) if path.is_file() else []
+    return rows
