@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +157,10 @@ class SuiteResult:
                 rows = "; ".join(", ".join(f"{k}={v}" for k, v in row.items()) for row in result.examples[:3])
                 found = f"{result.unexpected_count} rows, such as {rows}" if rows else result.detail
                 yield f"{self.name}: {result.label}: {found}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as a JSON-able record."""
+        return asdict(self)
 
 
 def load_suite(path: Path) -> Suite:
