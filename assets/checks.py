@@ -75,7 +75,9 @@ def _incident_reasons(report: dict[str, Any]) -> list[str]:
 )
 def channel_serves_verified_bytes(workspace: WorkspaceResource) -> dg.AssetCheckResult:
     """Verify the active deployment with the evidence that lies beside it."""
-    report = verify_channel(workspace.open())
+    opened = workspace.open()
+    record = json.loads((opened.store.artifacts / "deploy" / "deployment.json").read_bytes())
+    report = verify_channel(opened, record["channel"])
     return _result(report.ok, [str(refusal) for refusal in report.refusals])
 
 

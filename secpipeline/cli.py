@@ -128,9 +128,11 @@ def _rollback(options: argparse.Namespace) -> int:
 
 def _bundle(options: argparse.Namespace) -> int:
     from secpipeline.provenance.bundle import export  # noqa: PLC0415
+    from secpipeline.workspace import step_specs  # noqa: PLC0415
 
     workspace = _workspace(options)
-    export(workspace.home / "evidence", workspace.store.artifacts, options.directory)
+    evidence, artifacts = workspace.home / "evidence", workspace.store.artifacts
+    export(evidence, artifacts, options.directory, step_specs(), workspace.ring().owners())
     print(f"wrote {options.directory}; read VERIFY.md there")
     return 0
 

@@ -9,6 +9,7 @@ PosixPath('.../build/artifacts')
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import fcntl
 import os
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secpipeline.errors import InputError
+from secpipeline.provenance import layout
 from secpipeline.provenance.evidence import EvidenceStore
 from secpipeline.provenance.keys import KeyRing, default_key_directory
 from secpipeline.provenance.layout import StepSpec
 from secpipeline.stages.table import STAGES
-from secpipeline.store import Store
+from secpipeline.store import Store, write_atomic
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,23 @@ class Workspace:
     def ring(self) -> KeyRing:
         """The keys of every role, made on first use."""
         return KeyRing.create(self.keys)
+
+    def ensure_layout(self) -> None:
+        """Sign the layout if there is none yet; one that expired or differs is left for the owners to renew."""
+        if not self.evidence.layout.is_file():
+            self.sign_layout()
+
+    def sign_layout(self) -> Path:
+        """Sign the layout of the present table of stages with the owners' keys.
+
+        Raises
+        ------
+        AttestationError
+            If this machine does not hold enough of the owners' keys.
+        """
+        path = self.evidence.layout
+        write_atomic(path, layout.sign(step_specs(), self.ring(), dt.datetime.now(dt.UTC)))
+        return path
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

@@ -1,10 +1,11 @@
 """Which sources have more label errors than their peers.
 
-For each source and kind, the number of tests with strong evidence is compared with what the other sources' rate
-predicts. Honest sources differ too, and the errors of one scene come together (a post that the judge takes for a person
-stands in all its frames), so the count is judged by a negative binomial (Gamma-Poisson) law with room for both. A source
-is named when, without its worst scene, the excess is significant after Benjamini-Hochberg over all sources and kinds
-*and* the rate is at least twice that of its peers. That says "more missing boxes than its peers", never "malicious".
+For each source and kind, the number of tests with strong evidence is compared with what the other sources'
+rate predicts. Honest sources differ too, and the errors of one scene come together (a post that the judge
+takes for a person stands in all its frames), so the count is judged by a negative binomial (Gamma-Poisson)
+law with room for both. A source is named when, without its worst scene, the excess is significant after
+Benjamini-Hochberg over all sources and kinds *and* the rate is at least twice that of its peers. That says
+"more missing boxes than its peers", never "malicious".
 
 >>> attribution = attribute(tests)                                      # doctest: +SKIP
 >>> attribution.named, attribution.reasons()                          # doctest: +SKIP
@@ -59,9 +60,10 @@ class Attribution:
     Attributes
     ----------
     table
-        One row per source and kind: source, kind; events (strong tests) and exposure (tests), both without the source's
-        own worst scene; expected (events at the peers' rate), rate_ratio, lower_bound (of the ratio, one-sided 95 %),
-        p_value, level (the evidence that counts as strong), q_value (adjusted), named (bool).
+        One row per source and kind: source, kind; events (strong tests) and exposure (tests), both without
+        the source's own worst scene; expected (events at the peers' rate), rate_ratio, lower_bound (of the
+        ratio, one-sided 95 %), p_value, level (the evidence that counts as strong), q_value (adjusted), named
+        (bool).
     named
         Sources with at least one named row, sorted.
     undecided
@@ -73,12 +75,13 @@ class Attribution:
     undecided: str
 
     def reasons(self) -> dict[str, str]:
-        """Why each named source is named, in words; what :func:`secpipeline.poisoning.quarantine.decide` wants."""
+        """Why each named source is named, in words, for :func:`secpipeline.poisoning.quarantine.decide`."""
         reasons: dict[str, list[str]] = {source: [] for source in self.named}
         for row in self.table[self.table["named"]].to_dict("records"):
             reasons[row["source"]].append(
-                f"more {_WORDS[row['kind']]} than its peers ({row['events']:.0f} in {row['exposure']:.0f} where"
-                f" {row['expected']:.1f} would be expected, rate ratio {row['rate_ratio']:.1f}, q = {row['q_value']:.1g})"
+                f"more {_WORDS[row['kind']]} than its peers ({row['events']:.0f} in {row['exposure']:.0f}"
+                f" where {row['expected']:.1f} would be expected,"
+                f" rate ratio {row['rate_ratio']:.1f}, q = {row['q_value']:.1g})"
             )
         return {source: f"{source} has {'; '.join(parts)}" for source, parts in reasons.items()}
 
@@ -106,11 +109,15 @@ def attribute(tests: pd.DataFrame, rule: AttributionRule | None = None) -> Attri
     sources = sorted(tests["source"].unique())
     if len(sources) < MIN_SOURCES:
         return Attribution(
-            _empty_table(), (), f"{len(sources)} sources cannot be compared; at least {MIN_SOURCES} are needed"
+            _empty_table(),
+            (),
+            f"{len(sources)} sources cannot be compared; at least {MIN_SOURCES} are needed",
         )
     parts = [_compare(rows, str(kind), rule) for kind, rows in tests.groupby("kind") if kind in LABEL_KINDS]
     if not parts:
-        return Attribution(_empty_table(), (), "nothing was tested; the release has neither labels nor predictions")
+        return Attribution(
+            _empty_table(), (), "nothing was tested; the release has neither labels nor predictions"
+        )
     table = pd.concat(parts, ignore_index=True)
     table["q_value"] = false_discovery_control(table["p_value"].to_numpy(), method="bh")
     table["named"] = (
@@ -122,7 +129,17 @@ def attribute(tests: pd.DataFrame, rule: AttributionRule | None = None) -> Attri
 
 
 def _empty_table() -> pd.DataFrame:
-    columns = ("source", "kind", "events", "exposure", "expected", "rate_ratio", "lower_bound", "p_value", "level")
+    columns = (
+        "source",
+        "kind",
+        "events",
+        "exposure",
+        "expected",
+        "rate_ratio",
+        "lower_bound",
+        "p_value",
+        "level",
+    )
     return pd.DataFrame(columns=[*columns, "q_value", "named"])
 
 
@@ -143,7 +160,7 @@ def _compare(tests: pd.DataFrame, kind: str, rule: AttributionRule) -> pd.DataFr
 
 
 def _without_worst_scene(scenes: pd.DataFrame) -> pd.DataFrame:
-    """One scene alone, a convincing statue say, must not name a source; with one or two scenes all are kept."""
+    """One scene, with a convincing statue say, must not name a source; one or two scenes are all kept."""
     return scenes.drop(index=scenes["events"].idxmax()) if len(scenes) > 2 else scenes
 
 
@@ -154,7 +171,9 @@ def _against_peers(own: pd.DataFrame, others: pd.DataFrame, unevenness: float) -
     # Half an event more, so that peers without any do not make a single event infinitely surprising.
     expected = exposure * (total + 0.5) / at_risk
     crowding = _design_effect(others)
-    spread = _spread(peers["events"].to_numpy("float64"), peers["exposure"].to_numpy("float64"), crowding, unevenness)
+    spread = _spread(
+        peers["events"].to_numpy("float64"), peers["exposure"].to_numpy("float64"), crowding, unevenness
+    )
     spread += crowding / (total + 0.5)
     return {
         "events": events,
@@ -188,7 +207,7 @@ def _design_effect(scenes: pd.DataFrame) -> float:
 
 
 def _spread(events: Floats, exposure: Floats, crowding: float, unevenness: float) -> float:
-    """Squared relative standard deviation of the peers' true rates, by moments, at least ``unevenness`` squared.
+    """Squared relative deviation of the peers' true rates, by moments, at least ``unevenness`` squared.
 
     The peer with the highest rate is left out where four remain: a second bad source would hide the first.
     """
@@ -196,12 +215,14 @@ def _spread(events: Floats, exposure: Floats, crowding: float, unevenness: float
         keep = np.arange(len(events)) != int(np.argmax(events / exposure))
         events, exposure = events[keep], exposure[keep]
     expected = exposure * events.sum() / exposure.sum()
-    moments = (((events - expected) ** 2).sum() - crowding * expected.sum()) / max(float((expected**2).sum()), 1e-9)
+    moments = (((events - expected) ** 2).sum() - crowding * expected.sum()) / max(
+        float((expected**2).sum()), 1e-9
+    )
     return max(float(moments), unevenness**2)
 
 
 def _tail(events: float, expected: float, spread: float) -> float:
-    """P(count ≥ events) where the rate is Gamma with mean ``expected`` and squared relative deviation ``spread``."""
+    """P(count ≥ events) for a Gamma rate of mean ``expected`` and squared relative deviation ``spread``."""
     size = 1 / spread
     return float(nbinom.sf(np.ceil(events) - 1, size, size / (size + expected)))
 

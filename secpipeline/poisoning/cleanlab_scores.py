@@ -1,9 +1,9 @@
 """cleanlab's ObjectLab as a second opinion on every image.
 
-The per-box scores and their pooling are cleanlab's own (Tkachenko, Thyagarajan, Mueller, "ObjectLab: Automated
-Diagnosis of Mislabeled Images in Object Detection Data", 2023). Two things around them are ours: the similarity
-matrices, because cleanlab computes each overlap four times in a Python loop, and the issue mask, because
-``find_label_issues`` opens a process pool. Both give cleanlab's numbers (a test compares them).
+The per-box scores and their pooling are cleanlab's own (Tkachenko, Thyagarajan, Mueller, "ObjectLab:
+Automated Diagnosis of Mislabeled Images in Object Detection Data", 2023). Two things around them are ours:
+the similarity matrices, because cleanlab computes each overlap four times in a Python loop, and the issue
+mask, because ``find_label_issues`` opens a process pool. Both give cleanlab's numbers (a test compares them).
 
 ObjectLab cannot see ghost boxes: a label that nothing overlaps scores a perfect 1.
 
@@ -38,23 +38,26 @@ _AP_IOUS = np.linspace(0.5, 0.95, 10)
 def score_images(judged: Judged) -> pd.DataFrame:
     """Test every image with ObjectLab.
 
-    There is one class, so labels cannot be swapped: that third score is 1 everywhere and enters only the mean.
+    There is one class, so labels cannot be swapped: that third score is 1 everywhere and enters only the
+    mean.
 
     Returns
     -------
     DataFrame
-        One row per image with the columns ``TEST_COLUMNS`` of :mod:`secpipeline.poisoning.label_scores`; kind is
-        "cleanlab"; evidence is 1 − label quality where cleanlab's issue mask fires and 0 elsewhere.
+        One row per image with the columns ``TEST_COLUMNS`` of :mod:`secpipeline.poisoning.label_scores`; kind
+        is "cleanlab"; evidence is 1 − label quality where cleanlab's issue mask fires and 0 elsewhere.
     """
     quality, overlooked, badly_located = image_quality(judged)
     evidence = np.where(overlooked | badly_located, 1 - quality, 0.0)
     table = judged.images.copy()
     table["kind"], table["box_id"], table["evidence"] = "cleanlab", "", evidence
+    words = np.where(overlooked, "a person overlooked", "") + np.where(
+        overlooked & badly_located, " and ", ""
+    )
+    words += np.where(badly_located, "a box badly located", "")
     table["detail"] = [
-        f"cleanlab: label quality {q:.2f}, {' and '.join(w for w, f in (('overlooked', o), ('badly located', b)) if f)}"
-        if o or b
-        else ""
-        for q, o, b in zip(quality, overlooked, badly_located, strict=True)
+        f"cleanlab finds {w} (label quality {q:.2f})" if w else ""
+        for q, w in zip(quality, words, strict=True)
     ]
     for column in (*CORNERS, *(f"p{c}" for c in CORNERS)):
         table[column] = np.nan
@@ -81,7 +84,9 @@ def image_quality(judged: Judged) -> tuple[Floats, np.ndarray[Any, np.dtype[np.b
 
 
 def _any_below(scores: Sequence[Floats], threshold: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.array([bool((np.nan_to_num(image, nan=1.0) <= threshold).any()) for image in scores], dtype=bool)
+    return np.array(
+        [bool((np.nan_to_num(image, nan=1.0) <= threshold).any()) for image in scores], dtype=bool
+    )
 
 
 def _auxiliary_inputs(judged: Judged) -> list[dict[str, Any]]:
@@ -119,7 +124,7 @@ def _auxiliary_inputs(judged: Judged) -> list[dict[str, Any]]:
 
 
 def _mean_average_precision(judged: Judged) -> float:
-    """AP averaged over IoU .50 to .95, the way cleanlab scales its thresholds: each prediction bids for its best label."""
+    """AP averaged over IoU .50 to .95 as cleanlab has it: each prediction bids for its best label only."""
     count = len(judged.predictions)
     best, label = np.zeros(count), np.zeros(count, dtype=np.int64)
     np.maximum.at(best, judged.prediction, judged.iou)
@@ -127,7 +132,9 @@ def _mean_average_precision(judged: Judged) -> float:
     label[judged.prediction[hits]] = judged.label[hits]
     order = np.argsort(-judged.predictions["score"].to_numpy(dtype="float64"), kind="stable")
     best, label = best[order], label[order]
-    return float(np.mean([_average_precision(best, label, float(iou), len(judged.labels)) for iou in _AP_IOUS]))
+    return float(
+        np.mean([_average_precision(best, label, float(iou), len(judged.labels)) for iou in _AP_IOUS])
+    )
 
 
 def _average_precision(best: Floats, label: Any, iou: float, labels: int) -> float:

@@ -1,7 +1,8 @@
 """Folds for out-of-fold judging: no label is judged by a detector that trained on its source.
 
-A judge that has learned a source's own errors stops seeing them (with 70 % of removed boxes learned, the AUROC of
-finding the images falls from .92 to .64), so whole sources are left out whenever there are enough of them.
+A judge that has learned a source's own errors stops seeing them (with 70 % of removed boxes learned, the
+AUROC of finding the images falls from .92 to .64), so whole sources are left out whenever there are enough of
+them.
 
 >>> import pandas as pd
 >>> images = pd.DataFrame({"source": list("aabbcc"), "scene": list("xyxyxy")})
@@ -22,7 +23,8 @@ from secpipeline.errors import InputError
 def assign_folds(images: pd.DataFrame, k: int, seed: int) -> pd.Series[int]:
     """Assign every image to one of ``k`` folds of similar size that share no source.
 
-    With fewer than ``k`` sources the folds share no scene instead. The result does not depend on the order of rows.
+    With fewer than ``k`` sources the folds share no scene instead. The result does not depend on the order of
+    rows.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def assign_folds(images: pd.DataFrame, k: int, seed: int) -> pd.Series[int]:
     sizes = images.groupby(columns, sort=True).size()
     if len(sizes) < k:
         raise InputError(
-            f"{len(sizes)} scenes cannot fill {k} folds that share none; deliver more scenes or lower audit.folds"
+            f"{len(sizes)} scenes cannot fill {k} folds that share none; deliver more or lower audit.folds"
         )
     frame = sizes.rename("size").reset_index()
     frame["tie"] = ["/".join(map(str, names)) for names in frame[columns].itertuples(index=False)]

@@ -2,9 +2,12 @@
 
 Every label and every prediction is one *test* with evidence in [0, 1]:
 
-- ``missing``: the confidence of a prediction that no label answers, less what it shares with a label nearby;
+- ``missing``: the confidence of a prediction that no label answers × (1 − overlap with the nearest label);
 - ``ghost``: how surely labels of this size are found in other sources × how little supports this one;
 - ``location``: the confidence of the matched prediction × (1 − overlap with it).
+
+Confidence is the calibrated one of :mod:`secpipeline.poisoning.confidence`, so it means the same for any
+judge.
 
 Tests without evidence stay in the table: they are the exposure against which a source's errors are counted.
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from secpipeline.poisoning.confidence import calibrated_confidence
 from secpipeline.poisoning.pairs import (
     CORNERS,
     Floats,
@@ -41,7 +45,7 @@ TEST_COLUMNS = (
 )
 LABEL_KINDS = ("missing", "ghost", "location")
 
-# Predictions below this confidence are no statement that somebody is there, so they are not exposed to the test.
+# Predictions below this confidence do not say that somebody is there, so they are not exposed to the test.
 _STATED = 0.3
 _HEIGHT_BINS = 8
 _CROWDED_IOU = 0.2
@@ -53,61 +57,63 @@ def score_labels(judged: Judged) -> pd.DataFrame:
     Parameters
     ----------
     judged
-        From :func:`secpipeline.poisoning.pairs.judge`; the predictions must come from judges that never trained on the
-        source of the image (:mod:`secpipeline.poisoning.folds`).
+        From :func:`secpipeline.poisoning.pairs.judge`; the predictions must come from judges that never
+        trained on the source of the image (:mod:`secpipeline.poisoning.folds`).
 
     Returns
     -------
     DataFrame
-        One row per test with the columns ``TEST_COLUMNS``: kind; image_id, source, scene; box_id ("" for missing);
-        evidence in [0, 1]; x1 … y2 of the label and px1 … py2 of the prediction in pixels (NaN where there is none);
-        detail, the numbers behind the evidence in words ("" where there is no evidence).
+        One row per test with the columns ``TEST_COLUMNS``: kind; image_id, source, scene; box_id ("" for
+        missing); evidence in [0, 1]; x1 … y2 of the label and px1 … py2 of the prediction in pixels (NaN
+        where there is none); detail, the numbers behind the evidence in words ("" where there is no
+        evidence).
     """
     matched = match_one_to_one(judged)
-    return pd.concat([_missing(judged, matched), _ghost(judged, matched), _location(judged, matched)], ignore_index=True)
+    confidence = calibrated_confidence(judged, matched)
+    parts = [kind(judged, matched, confidence) for kind in (_missing, _ghost, _location)]
+    return pd.concat(parts, ignore_index=True)
 
 
-def _missing(judged: Judged, matched: Ints) -> pd.DataFrame:
+def _missing(judged: Judged, matched: Ints, confidence: Floats) -> pd.DataFrame:
     predictions = judged.predictions
-    score = predictions["score"].to_numpy(dtype="float64")
     nearest = np.zeros(len(predictions))
     np.maximum.at(nearest, judged.prediction, judged.iou)
     answered = np.zeros(len(predictions), dtype=bool)
     answered[judged.prediction[matched]] = True
-    evidence = np.where(answered, 0.0, score * (1 - nearest))
+    evidence = np.where(answered, 0.0, confidence * (1 - nearest))
     detail = [
-        f"a judge that never saw this source is {s:.2f} sure of a person here; the nearest label overlaps by {n:.2f}"
+        f"a judge that never saw this source is {c:.2f} sure of a person here (nearest label: IoU {n:.2f})"
         if e
         else ""
-        for e, s, n in zip(evidence, score, nearest, strict=True)
+        for e, c, n in zip(evidence, confidence, nearest, strict=True)
     ]
     table = _tests("missing", judged, predictions["image"].to_numpy(), evidence, detail)
     table[[f"p{c}" for c in CORNERS]] = corners(predictions)
-    return table[score >= _STATED]
+    return table[confidence >= _STATED]
 
 
-def _ghost(judged: Judged, matched: Ints) -> pd.DataFrame:
+def _ghost(judged: Judged, matched: Ints, confidence: Floats) -> pd.DataFrame:
     support = np.zeros(len(judged.labels))
-    support[judged.label[matched]] = judged.predictions["score"].to_numpy(dtype="float64")[judged.prediction[matched]]
+    support[judged.label[matched]] = confidence[judged.prediction[matched]]
     usual = _usual_support(judged, support)
     evidence = usual * (1 - support)
     detail = [
-        f"other sources' labels of this size are found with confidence {u:.2f} on average, this one with {s:.2f}"
+        f"elsewhere labels of this size are found with confidence {u:.2f} on average, this one with {s:.2f}"
         for u, s in zip(usual, support, strict=True)
     ]
     return _label_tests("ghost", judged, evidence, detail)
 
 
-def _location(judged: Judged, matched: Ints) -> pd.DataFrame:
+def _location(judged: Judged, matched: Ints, confidence: Floats) -> pd.DataFrame:
     labels, predictions = judged.label[matched], judged.prediction[matched]
-    score, iou = np.zeros(len(judged.labels)), np.ones(len(judged.labels))
-    score[labels] = judged.predictions["score"].to_numpy(dtype="float64")[predictions]
+    support, iou = np.zeros(len(judged.labels)), np.ones(len(judged.labels))
+    support[labels] = confidence[predictions]
     iou[labels] = judged.iou[matched]
     detail = [
         f"the judge's box (confidence {s:.2f}) overlaps this label by only {u:.2f}" if s else ""
-        for s, u in zip(score, iou, strict=True)
+        for s, u in zip(support, iou, strict=True)
     ]
-    table = _label_tests("location", judged, score * (1 - iou), detail)
+    table = _label_tests("location", judged, support * (1 - iou), detail)
     detected = np.full((len(judged.labels), 4), np.nan)
     detected[labels] = corners(judged.predictions)[predictions]
     table[[f"p{c}" for c in CORNERS]] = detected

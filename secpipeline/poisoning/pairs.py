@@ -1,4 +1,4 @@
-"""Labels and predictions side by side: checked tables, the pairs that share an image, and one-to-one matching.
+"""Labels and predictions side by side: checked tables, pairs that share an image, one-to-one matching.
 
 >>> judged = judge(images, boxes, predictions)          # doctest: +SKIP
 >>> judged.iou[match_one_to_one(judged)]                # doctest: +SKIP
@@ -66,8 +66,8 @@ def judge(images: pd.DataFrame, boxes: pd.DataFrame, predictions: pd.DataFrame) 
     Raises
     ------
     InputError
-        If a column is missing, an image_id occurs twice or is unknown, a number is not finite, a box has no area, or a
-        score lies outside [0, 1]; the message names the row.
+        If a column is missing, an image_id occurs twice or is unknown, a number is not finite, a box has no
+        area, or a score lies outside [0, 1]; the message names the row.
     """
     _require("images", images, ("image_id", "source", "scene"))
     _require("boxes", boxes, ("box_id", "image_id", *CORNERS, "ignore"))
@@ -100,12 +100,16 @@ def _located(name: str, frame: pd.DataFrame, rows: pd.Series[Any]) -> pd.DataFra
     unknown = ~frame["image_id"].isin(rows.index)
     if unknown.any():
         first = frame.loc[unknown, "image_id"].iloc[0]
-        raise InputError(f"{name}: {first} is no image of this release; use predictions and boxes of the same release")
+        raise InputError(
+            f"{name}: {first} is no image of this release; use predictions and boxes of the same release"
+        )
     xyxy = corners(frame)
     bad = ~np.isfinite(xyxy).all(axis=1) | (xyxy[:, 2] <= xyxy[:, 0]) | (xyxy[:, 3] <= xyxy[:, 1])
     if bad.any():
         row = frame.iloc[int(np.flatnonzero(bad)[0])]
-        raise InputError(f"{name}: {row['image_id']} has a box {[float(row[c]) for c in CORNERS]} without an area")
+        raise InputError(
+            f"{name}: {row['image_id']} has a box {[float(row[c]) for c in CORNERS]} without an area"
+        )
     located = frame.assign(image=frame["image_id"].map(rows).to_numpy(dtype="int64"))
     return located.sort_values("image", kind="stable").reset_index(drop=True)
 
@@ -149,15 +153,16 @@ def _outside(predictions: pd.DataFrame, ignored: pd.DataFrame) -> pd.DataFrame:
     region, row = same_image(ignored["image"].to_numpy(), predictions["image"].to_numpy(), images)
     detected = corners(predictions)[row]
     inside = _intersection(corners(ignored)[region], detected) / _area(detected) > _IGNORED_SHARE
-    return predictions.drop(index=np.unique(row[inside])).reset_index(drop=True)
+    return predictions[~np.isin(np.arange(len(predictions)), row[inside])].reset_index(drop=True)
 
 
 def match_one_to_one(judged: Judged, min_iou: float = 0.1) -> Ints:
     """Match each label with at most one prediction, best product of score and overlap first.
 
-    The score belongs in the product because a weak duplicate often overlaps a label better than the confident box does,
-    and would leave that one unmatched. Repeatedly taking every pair that is the best left for both its members gives
-    the same matching as going through all pairs in descending order, without a loop over pairs.
+    The score belongs in the product because a weak duplicate often overlaps a label better than the confident
+    box does, and would leave that one unmatched. Repeatedly taking every pair that is the best left for both
+    its members gives the same matching as going through all pairs in descending order, without a loop over
+    pairs.
 
     Returns
     -------

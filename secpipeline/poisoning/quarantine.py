@@ -1,7 +1,7 @@
 """Quarantine: which images training may read, and why not.
 
-Statistics only ever *hold* an image, which a person can undo; only an integrity fact, such as bytes that no longer match
-their digest, *rejects* one.
+Statistics only ever *hold* an image, which a person can undo; only an integrity fact, such as bytes that no
+longer match their digest, *rejects* one.
 
 >>> decisions = decide(images, findings, named, image_score=0.8)        # doctest: +SKIP
 >>> images, boxes = curate(images, boxes, decisions)                    # doctest: +SKIP
@@ -51,8 +51,8 @@ def decide(
     Raises
     ------
     InputError
-        If ``image_score`` is out of range, or findings, named sources or integrity facts name what the release does
-        not hold.
+        If ``image_score`` is out of range, or findings, named sources or integrity facts name what the
+        release does not hold.
     """
     if not 0 < image_score <= 1:
         raise InputError(f"quarantine.image_score is {image_score}; it must be above 0 and at most 1")
@@ -77,7 +77,9 @@ def decide(
 
 def _refuse_unknown(what: str, named: set[str], known: set[str]) -> None:
     if unknown := sorted(named - known):
-        raise InputError(f"{what} name {unknown[0]}, which this release does not hold; run audit_labels again")
+        raise InputError(
+            f"{what} name {unknown[0]}, which this release does not hold; run audit_labels again"
+        )
 
 
 def curate(
@@ -93,12 +95,14 @@ def curate(
     Raises
     ------
     InputError
-        If an image has no decision or several, a decision is none of accept, hold and reject, or a split would be left
-        without images.
+        If an image has no decision or several, a decision is none of accept, hold and reject, or a split
+        would be left without images.
     """
     counts = decisions["image_id"].value_counts()
     if undecided := sorted(set(images["image_id"]) - set(counts.index)):
-        raise InputError(f"{undecided[0]} has no decision ({len(undecided)} images have none); run curate again")
+        raise InputError(
+            f"{undecided[0]} has no decision ({len(undecided)} images have none); run curate again"
+        )
     if (counts > 1).any():
         raise InputError(f"{counts.index[0]} has {counts.iloc[0]} decisions; keep one")
     if strange := sorted(set(decisions["decision"]) - set(DECISIONS)):
@@ -107,7 +111,7 @@ def curate(
     kept = images[images["image_id"].isin(accepted)].reset_index(drop=True)
     if lost := sorted(set(images["split"]) - set(kept["split"])):
         raise InputError(
-            f"quarantine would hold every image of the split {lost[0]!r}; raise quarantine.image_score, or deliver more"
-            " sources so that one can be held"
+            f"quarantine would hold every image of the split {lost[0]!r};"
+            " raise quarantine.image_score, or deliver more sources so that one can be held"
         )
     return kept, boxes[boxes["image_id"].isin(accepted)].reset_index(drop=True)

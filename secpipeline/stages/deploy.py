@@ -66,6 +66,13 @@ def verify_deployment(workspace: Any, files: Path, evidence: Path) -> Report:
     )
 
 
+def verify_channel(workspace: Any, name: str) -> Report:
+    """Verify what a channel serves, with the evidence that lies beside it."""
+    directory = workspace.channels / name
+    files, evidence = channel.location(directory, channel.current(directory))
+    return verify_deployment(workspace, files, evidence)
+
+
 def rollback(workspace: Any, name: str) -> str:
     """Put the previous version of a channel back, once it is verified.
 

@@ -27,7 +27,14 @@ class BoxInsideImage(MulticolumnMapMetricProvider):  # type: ignore[misc] # the 
     """Row by row: 0 ≤ x1, x1 + min_side ≤ x2 ≤ width, and the same for y; NaN and infinity fail."""
 
     condition_metric_name = _METRIC
-    condition_domain_keys = ("batch_id", "table", "column_list", "row_condition", "condition_parser", "ignore_row_if")
+    condition_domain_keys = (
+        "batch_id",
+        "table",
+        "column_list",
+        "row_condition",
+        "condition_parser",
+        "ignore_row_if",
+    )
     condition_value_keys = ("min_side",)
 
     @multicolumn_condition_partial(engine=PandasExecutionEngine)  # type: ignore[untyped-decorator] # untyped library
@@ -40,8 +47,8 @@ class BoxInsideImage(MulticolumnMapMetricProvider):  # type: ignore[misc] # the 
 class ExpectBoxInsideImage(MulticolumnMapExpectation):  # type: ignore[misc] # the base class is untyped
     """Expect every box to lie inside its image, with sides of at least ``min_side`` pixels.
 
-    ``column_list`` names x1, y1, x2, y2, image width and image height, in this order. ``ignore_row_if`` must be
-    ``"never"``: any other value would let a box with missing coordinates pass unseen.
+    ``column_list`` names x1, y1, x2, y2, image width and image height, in this order. ``ignore_row_if`` must
+    be ``"never"``: any other value would let a box with missing coordinates pass unseen.
     """
 
     map_metric: ClassVar[str] = _METRIC

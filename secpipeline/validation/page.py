@@ -1,7 +1,7 @@
 """One self-contained HTML page that shows suite results to people.
 
-Great Expectations' own Data Docs write data values unescaped and load scripts from elsewhere; delivered names and
-labels are untrusted, so every value here is escaped and the page loads and runs nothing.
+Great Expectations' own Data Docs write data values unescaped and load scripts from elsewhere; delivered names
+and labels are untrusted, so every value here is escaped and the page loads and runs nothing.
 
 >>> Path("validation.html").write_text(render(results), encoding="utf-8")   # doctest: +SKIP
 """
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from jinja2 import Environment, StrictUndefined
 
-from secpipeline.validation.suites import SuiteResult
+from secpipeline.validation.results import SuiteResult
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -22,7 +22,8 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Validation: {{ "passed" if passed else "failed" }}</title>
 <style>
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 68rem; padding: 0 1rem; color: #1b1f24; }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1b1f24; }
+body { margin: 2rem auto; max-width: 68rem; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid #d8dee4; }
@@ -33,7 +34,8 @@ tr.bad { background: #fff1f2; } ul { margin: .3rem 0 0; padding-left: 1.1rem; } 
 </style>
 </head>
 <body>
-<h1>Validation <span class="{{ 'pass' if passed else 'fail' }}">{{ "passed" if passed else "failed" }}</span></h1>
+<h1>Validation
+<span class="{{ 'pass' if passed else 'fail' }}">{{ "passed" if passed else "failed" }}</span></h1>
 {% for suite in suites %}
 <h2>{{ suite.name }} <span class="{{ 'pass' if suite.passed else 'fail' }}">
 {{- "passed" if suite.passed else "failed" }}</span></h2>
@@ -45,9 +47,13 @@ suite sha256 <code>{{ suite.suite_sha256 }}</code></p>
 {% for result in suite.results %}
 <tr{{ "" if result.passed else ' class="bad"'|safe }}>
 <td><code>{{ result.type }}</code></td><td><code>{{ result.column or "whole table" }}</code></td>
-<td>{% if result.passed %}<span class="pass">holds</span>{% else %}<span class="fail">{{ result.detail }}</span>
-<ul>{% for row in result.examples %}<li>{% for key, value in row.items() %}{{ key }} = <code>{{ value }}</code>
-{{- ", " if not loop.last }}{% endfor %}</li>{% endfor %}</ul>{% endif %}</td>
+<td>{% if result.passed %}<span class="pass">holds</span>{% else %}
+<span class="fail">{{ result.detail }}</span>
+<ul>{% for row in result.examples %}<li>
+{%- for key, value in row.items() %}{{ key }} = <code>{{ value }}</code>
+{{- ", " if not loop.last }}{% endfor %}
+</li>{% endfor %}</ul>
+{% endif %}</td>
 <td>{{ result.reason }}</td>
 </tr>
 {% endfor %}

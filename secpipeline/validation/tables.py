@@ -13,7 +13,9 @@ from pathlib import Path
 import pandas as pd
 
 from secpipeline.errors import InputError
-from secpipeline.validation.suites import SuiteResult, load_suite, validate
+from secpipeline.validation.results import SuiteResult
+from secpipeline.validation.running import validate
+from secpipeline.validation.suites import load_suite
 
 
 def require_columns(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> None:
@@ -34,8 +36,9 @@ def relations_frame(images: pd.DataFrame, boxes: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a box: box_id, image_id, x1, y1, x2, y2; image_width and image_height (float64, NaN if there is no such
-        image); owner_matches (bool, box_id begins with image_id); height_error (|height − (y2 − y1)|).
+        One row a box: box_id, image_id, x1, y1, x2, y2; image_width and image_height (float64, NaN if there
+        is no such image); owner_matches (bool, box_id begins with image_id); height_error (|height − (y2 −
+        y1)|).
 
     Raises
     ------
@@ -59,8 +62,8 @@ def scenes_frame(images: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        source, scene, images (count), splits (count; 1 unless training could see what the test set asks), examples (one
-        image_id per split, joined by spaces).
+        source, scene, images (count), splits (count; 1 unless training could see what the test set asks),
+        examples (one image_id per split, joined by spaces).
 
     Raises
     ------
@@ -70,7 +73,9 @@ def scenes_frame(images: pd.DataFrame) -> pd.DataFrame:
     require_columns("images", images, ("image_id", "source", "scene", "split"))
     groups = images.groupby(["source", "scene"], dropna=False, sort=True)
     frame = groups.agg(images=("image_id", "size"), splits=("split", "nunique")).reset_index()
-    first = images.drop_duplicates(["source", "scene", "split"]).groupby(["source", "scene"], dropna=False, sort=True)
+    first = images.drop_duplicates(["source", "scene", "split"]).groupby(
+        ["source", "scene"], dropna=False, sort=True
+    )
     frame["examples"] = first["image_id"].agg(lambda ids: " ".join(map(str, ids))).to_numpy()
     return frame
 
@@ -85,7 +90,9 @@ def validate_tables(images: pd.DataFrame, boxes: pd.DataFrame, expectations: Pat
     InputError
         If a suite is missing or could hide something; see :func:`secpipeline.validation.suites.load_suite`.
     """
-    suites = {name: load_suite(expectations / f"{name}.json") for name in ("images", "boxes", "relations", "scenes")}
+    suites = {
+        name: load_suite(expectations / f"{name}.json") for name in ("images", "boxes", "relations", "scenes")
+    }
     frames = {
         "images": images,
         "boxes": boxes,

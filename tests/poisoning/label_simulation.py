@@ -34,14 +34,18 @@ def draw_street(seed, judge="middling", sources=8, scenes=20, frames=8, unevenne
             confidence = rng.beta(1.3, 3.0, len(distractors))
             for frame in range(frames):
                 image = f"{source}/{scene:03}/{frame:02}"
-                image_rows.append({"image_id": image, "source": source, "scene": f"{scene:03}", "split": "train"})
+                image_rows.append(
+                    {"image_id": image, "source": source, "scene": f"{scene:03}", "split": "train"}
+                )
                 people[:, [0, 2]] += rng.normal(0, 4, (len(people), 1))
                 for number, box in enumerate(people):
                     box_rows.append(_box(image, number, box))
                 found += [_detect(rng, image, box, quality, harder) for box in people]
                 still = zip(distractors, confidence, strict=True)
                 found += [_seen(rng, image, box, float(c + rng.normal(0, 0.08))) for box, c in still]
-    predictions = pd.DataFrame([row for row in found if row], columns=["image_id", "x1", "y1", "x2", "y2", "score"])
+    predictions = pd.DataFrame(
+        [row for row in found if row], columns=["image_id", "x1", "y1", "x2", "y2", "score"]
+    )
     return Street(pd.DataFrame(image_rows), pd.DataFrame(box_rows), predictions)
 
 
@@ -53,7 +57,13 @@ def _people(rng, count):
 
 def _box(image, number, box):
     corners = dict(zip(("x1", "y1", "x2", "y2"), map(float, box), strict=True))
-    row = {"box_id": f"{image}#{number}", "image_id": image, **corners, "label": "pedestrian", "ignore": False}
+    row = {
+        "box_id": f"{image}#{number}",
+        "image_id": image,
+        **corners,
+        "label": "pedestrian",
+        "ignore": False,
+    }
     return row | {"visibility": np.nan, "height": float(box[3] - box[1])}
 
 
@@ -79,7 +89,11 @@ def poison(street, seed, source, removed=0.0, shifted=0.0, ghost=0.0):
     boxes = street.boxes.copy()
     own = boxes["image_id"].str.startswith(f"{source}/").to_numpy()
     draw = np.where(own, rng.random(len(boxes)), 2.0)
-    gone, moved, extra = draw < removed, (draw >= removed) & (draw < removed + shifted), np.zeros(len(boxes), bool)
+    gone, moved, extra = (
+        draw < removed,
+        (draw >= removed) & (draw < removed + shifted),
+        np.zeros(len(boxes), bool),
+    )
     extra[own] = rng.random(int(own.sum())) < ghost
     width = (boxes["x2"] - boxes["x1"]).to_numpy()[moved]
     height = boxes["height"].to_numpy()[moved]
@@ -87,9 +101,7 @@ def poison(street, seed, source, removed=0.0, shifted=0.0, ghost=0.0):
     dy = rng.choice([-1, 1], len(width)) * rng.uniform(0.05, 0.3, len(width)) * height
     boxes.loc[moved, ["x1", "x2"]] += dx[:, None]
     boxes.loc[moved, ["y1", "y2"]] += dy[:, None]
-    ghosts = [
-        _box(boxes.at[row, "image_id"], 100 + row, _people(rng, 1)[0]) for row in boxes.index[extra]
-    ]
+    ghosts = [_box(boxes.at[row, "image_id"], 100 + row, _people(rng, 1)[0]) for row in boxes.index[extra]]
     truth = [("missing", *row) for row in boxes.loc[gone, ["image_id", "box_id"]].itertuples(index=False)]
     truth += [("location", *row) for row in boxes.loc[moved, ["image_id", "box_id"]].itertuples(index=False)]
     truth += [("ghost", row["image_id"], row["box_id"]) for row in ghosts]

@@ -15,7 +15,12 @@ def make_tables(images_per_scene: int = 3, seed: int = 0) -> tuple[pd.DataFrame,
             for frame in range(images_per_scene):
                 name = f"{source}/{scene:03}/{frame:03}"
                 digest = hashlib.sha256(name.encode()).hexdigest()
-                row = {"image_id": name, "file_name": f"{name}.jpg", "shard": "shards/00000.tar", "offset": 512}
+                row = {
+                    "image_id": name,
+                    "file_name": f"{name}.jpg",
+                    "shard": "shards/00000.tar",
+                    "offset": 512,
+                }
                 row |= {"length": 9000, "sha256": digest, "width": 256, "height": 192, "format": "jpeg"}
                 row |= {"source": source, "scene": f"{scene:03}", "split": split, "time_of_day": ""}
                 image_rows.append(row | {"dhash": digest[:16], "annotations_sha256": digest[::-1]})

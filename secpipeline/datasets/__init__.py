@@ -1,0 +1,1 @@
+"""Annotated images: reading deliveries, safe decoding, synthetic street scenes, immutable releases, splits."""

@@ -1,0 +1,1 @@
+"""From a verified release to bytes that answer requests."""

@@ -1,0 +1,1 @@
+"""Evidence: who did what to which bytes, signed, logged, and checked again."""

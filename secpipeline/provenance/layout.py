@@ -1,0 +1,133 @@
+"""The in-toto layout: which steps there are, who signs them, and how their files fit together.
+
+>>> from secpipeline.provenance.layout import StepSpec, render
+>>> specs = (StepSpec("ingest", "ingestor", (), (), "https://slsa.dev/provenance/v1"),)
+>>> render(specs, {"ingestor": key}, expires)                            # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from securesystemslib.signer import SSlibKey
+
+from secpipeline.digests import canonical_json
+from secpipeline.provenance import envelopes
+from secpipeline.provenance.keys import OWNERS, KeyRing
+
+OWNER_THRESHOLD = 2
+LIFETIME = dt.timedelta(days=30)
+_README = "Steps of the secpipeline chain. The owners' signatures on this file are the root of trust of every verdict."
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """One step of the chain, as evidence sees it.
+
+    Attributes
+    ----------
+    name
+        The step; its artifacts are named ``<name>/…``.
+    role
+        Whose key signs.
+    inputs
+        The steps whose products it reads, all of them.
+    files
+        Patterns of further materials.
+    predicate_type
+        Of its Statement.
+    """
+
+    name: str
+    role: str
+    inputs: tuple[str, ...]
+    files: tuple[str, ...]
+    predicate_type: str
+
+    @property
+    def command(self) -> list[str]:
+        """What was run."""
+        return ["secpipeline", "run", self.name]
+
+    @property
+    def attestation(self) -> str:
+        """The artifact name of its Statement."""
+        return f"attestations/{self.name}.dsse.json"
+
+
+def render(specs: Sequence[StepSpec], keys: Mapping[str, SSlibKey], expires: dt.datetime) -> dict[str, Any]:
+    """The layout as in-toto 0.9 JSON.
+
+    Parameters
+    ----------
+    specs
+        The steps in order.
+    keys
+        Public key by role.
+    expires
+        When the layout stops being valid, UTC.
+    """
+    roles = {spec.role for spec in specs}
+    return {
+        "_type": "layout",
+        "readme": _README,
+        "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "keys": {keys[role].keyid: {"keyid": keys[role].keyid, **keys[role].to_dict()} for role in sorted(roles)},
+        "steps": [_step(spec, keys[spec.role].keyid) for spec in specs],
+        "inspect": _inspections(specs),
+    }
+
+
+def _step(spec: StepSpec, keyid: str) -> dict[str, Any]:
+    materials = [["MATCH", f"{name}/*", "WITH", "PRODUCTS", "FROM", name] for name in spec.inputs]
+    materials += [["ALLOW", pattern] for pattern in spec.files]
+    products = [["REQUIRE", spec.attestation], ["CREATE", f"{spec.name}/*"], ["CREATE", spec.attestation]]
+    return {
+        "_type": "step",
+        "name": spec.name,
+        "pubkeys": [keyid],
+        "threshold": 1,
+        "expected_command": spec.command,
+        "expected_materials": [*materials, ["DISALLOW", "*"]],
+        "expected_products": [*products, ["DISALLOW", "*"]],
+    }
+
+
+def _inspections(specs: Sequence[StepSpec]) -> list[dict[str, Any]]:
+    """What an auditor's own machine checks, in the directory of a bundle.
+
+    The verdict is read with grep from canonical JSON, where a quote inside a text is always escaped, so that no reason
+    can imitate the field; grep is on every machine.
+    """
+    names = {spec.name for spec in specs}
+    if not {"gate", "deploy"} <= names:
+        return []
+    statements = [rule for spec in specs for rule in _same_bytes(spec.attestation, spec.name)]
+    verdict = [["REQUIRE", "gate/verdict.json"], *_same_bytes("gate/*", "gate")]
+    deployed = [["REQUIRE", "deploy/detector.onnx"], *_same_bytes("deploy/*", "deploy")]
+    return [
+        {
+            "_type": "inspection",
+            "name": "gate-passed",
+            "run": ["grep", "-q", '"verdict":"pass"', "gate/verdict.json"],
+            "expected_materials": [*verdict, *deployed, *statements, ["DISALLOW", "attestations/*"]],
+            "expected_products": [["ALLOW", "*"]],
+        }
+    ]
+
+
+def _same_bytes(pattern: str, step: str) -> list[list[str]]:
+    """What matches is what the step produced, and nothing else matches."""
+    match = [["MATCH", pattern, "WITH", "PRODUCTS", "FROM", step]]
+    return match if pattern.startswith("attestations/") else [*match, ["DISALLOW", pattern]]
+
+
+def sign(specs: Sequence[StepSpec], ring: KeyRing, now: dt.datetime) -> bytes:
+    """Render and sign the layout with as many owners' keys as it needs, valid for thirty days."""
+    keys = {role: ring.public(role) for role in {spec.role for spec in specs}}
+    payload = canonical_json(render(specs, keys, now + LIFETIME))
+    signers = [ring.signer(owner) for owner in OWNERS[:OWNER_THRESHOLD]]
+    return envelopes.sign(payload, envelopes.PAYLOAD_TYPE, signers)

@@ -1,0 +1,1 @@
+"""Attacks, corruptions, the suite that measures a detector under them, and the gate that judges."""

@@ -1,0 +1,135 @@
+"""How sure a metric is: bootstrap intervals over images.
+
+Images are drawn with replacement (Efron, 1979); the people of one image stay together, because their errors
+do. The same seed draws the same images for every condition, so differences and means across conditions are
+paired, which halves their intervals.
+
+>>> import numpy as np
+>>> from secpipeline.detection.metrics import Matches, resampled_average_precision
+>>> found_all = Matches(np.arange(9), np.full(9, 0.9), np.ones(9, int), np.ones(9, int))
+>>> bootstrap(found_all, resampled_average_precision, resamples=200, seed=0)
+Interval(value=1.0, low=1.0, high=1.0)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from secpipeline.detection.matching import Floats, Matches
+from secpipeline.detection.metrics import Counts
+from secpipeline.errors import CannotDecide, InputError
+
+Statistic = Callable[[Matches, Counts], Floats]
+
+_CHUNK_NUMBERS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A measured value with the ends of its central 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def to_json(self) -> dict[str, float]:
+        """``{"value", "low", "high"}``."""
+        return asdict(self)
+
+
+def replicates(matches: Matches, statistic: Statistic, resamples: int, seed: int) -> Floats:
+    """The statistic on all images and then on each resample of them.
+
+    Returns
+    -------
+    ndarray
+        (1 + resamples,), NaN where a resample holds no people.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 100 resamples, too few for the ends of an interval.
+    CannotDecide
+        If the statistic is undefined on the images as they are.
+    """
+    if resamples < 100:
+        raise InputError(f"resamples: {resamples} are too few for a 95 % interval; give at least 100")
+    images = len(matches.people)
+    once = np.ones((1, images), np.int32)
+    if images == 0 or np.isnan(statistic(matches, once)).any():
+        raise CannotDecide(f"no people among the {images} images: the metric is undefined")
+    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
+    counts = np.concatenate([once, drawn.astype(np.int32)])
+    # In chunks, so that memory stays bounded whatever the number of detections.
+    rows = max(1, _CHUNK_NUMBERS // max(images, len(matches.score)))
+    return np.concatenate(
+        [statistic(matches, counts[row : row + rows]) for row in range(0, len(counts), rows)]
+    )
+
+
+def bootstrap(matches: Matches, statistic: Statistic, resamples: int, seed: int) -> Interval:
+    """Value and 95 % interval of a statistic over images.
+
+    Raises
+    ------
+    InputError, CannotDecide
+        As :func:`replicates`.
+    """
+    return interval(replicates(matches, statistic, resamples, seed))
+
+
+def bootstrap_difference(
+    first: Matches, second: Matches, statistic: Statistic, resamples: int, seed: int
+) -> Interval:
+    """Paired comparison: the statistic of ``second`` less that of ``first``, both on the same images.
+
+    Raises
+    ------
+    InputError
+        If the two do not cover equally many images.
+    CannotDecide
+        As :func:`replicates`.
+    """
+    if len(first.people) != len(second.people):
+        raise InputError(
+            f"{len(first.people)} and {len(second.people)} images: a paired comparison needs the same ones"
+        )
+    return interval(
+        replicates(second, statistic, resamples, seed) - replicates(first, statistic, resamples, seed)
+    )
+
+
+def interval(sampled: Floats) -> Interval:
+    """From :func:`replicates` to value and percentile interval; undefined resamples are left out.
+
+    Raises
+    ------
+    CannotDecide
+        If fewer than 100 resamples are defined.
+    """
+    defined = sampled[1:][~np.isnan(sampled[1:])]
+    if len(defined) < 100:
+        raise CannotDecide(
+            f"only {len(defined)} resamples hold people: too few images with people for an interval"
+        )
+    low, high = np.percentile(defined, (2.5, 97.5))
+    value = float(sampled[0])
+    # On tiny samples percentiles can miss the value itself; an interval that excludes it would read as a
+    # mistake.
+    return Interval(value, float(min(low, value)), float(max(high, value)))
+
+
+def mean_interval(sampled: Sequence[Floats]) -> Interval:
+    """Interval of the mean over conditions whose :func:`replicates` were drawn with one seed.
+
+    Raises
+    ------
+    CannotDecide
+        If there are no conditions, or as :func:`interval`.
+    """
+    if not sampled:
+        raise CannotDecide("no conditions to average over")
+    return interval(np.mean(sampled, axis=0))

@@ -1,0 +1,56 @@
+"""A small real chain, run once for the whole session and copied by the tests that break it."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+SAMPLE = ROOT.parent / "shared/data/street_sample/instances.json"
+
+os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
+
+
+def small_project(root: Path) -> Path:
+    """A project with little data and one-epoch recipes; the gate of its policy is not loosened."""
+    root.mkdir(parents=True)
+    for name in ("policies", "recipes", "expectations"):
+        shutil.copytree(ROOT / name, root / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["data"]["synthetic"].update(width=128, height=96, scenes_per_source=3, frames_per_scene=2)
+    params["audit"]["folds"] = 2
+    params["attack"]["images"] = 8
+    params["monitor"]["window"] = 24
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
+    for path in (root / "recipes").glob("*.yaml"):
+        recipe = yaml.safe_load(path.read_text())
+        recipe.update(input_size=[96, 128], epochs=1)
+        path.write_text(yaml.safe_dump(recipe))
+    return root
+
+
+@pytest.fixture(scope="session")
+def finished_chain(tmp_path_factory):
+    """The directory of a project whose chain has run to its end (refused: too few images for a verdict)."""
+    from secpipeline import runner
+    from secpipeline.workspace import Workspace
+
+    directory = tmp_path_factory.mktemp("chain")
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SECPIPELINE_KEYS", str(directory / "keys"))
+    root = small_project(directory / "project")
+    runner.run_chain(Workspace.open(root))
+    patch.undo()
+    return directory
+
+
+@pytest.fixture
+def chain(finished_chain, tmp_path, monkeypatch):
+    """A private copy of the finished chain, as a workspace."""
+    from secpipeline.workspace import Workspace
+
+    shutil.copytree(finished_chain, tmp_path / "copy", copy_function=shutil.copy2)
+    monkeypatch.setenv("SECPIPELINE_KEYS", str(tmp_path / "copy/keys"))
+    return Workspace.open(tmp_path / "copy/project")
