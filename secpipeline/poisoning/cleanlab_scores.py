@@ -23,8 +23,9 @@ from cleanlab.object_detection.rank import (
     pool_box_scores_per_image,
 )
 
+from secpipeline.datasets.tables import CORNERS
 from secpipeline.poisoning.label_scores import TEST_COLUMNS
-from secpipeline.poisoning.pairs import CORNERS, Floats, Judged, corners
+from secpipeline.poisoning.pairs import Floats, Judged, corners
 
 # cleanlab 2.9's constants, restated because they are not public.
 _ALPHA = 0.9

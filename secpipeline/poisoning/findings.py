@@ -17,7 +17,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from secpipeline.poisoning.pairs import CORNERS, Floats
+from secpipeline.datasets.tables import CORNERS
+from secpipeline.poisoning.pairs import Floats
 
 FINDING_COLUMNS = (
     "image_id",

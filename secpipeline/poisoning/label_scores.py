@@ -20,9 +20,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from secpipeline.datasets.tables import CORNERS
 from secpipeline.poisoning.confidence import calibrated_confidence
 from secpipeline.poisoning.pairs import (
-    CORNERS,
     Floats,
     Ints,
     Judged,

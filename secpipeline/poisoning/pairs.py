@@ -14,12 +14,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from secpipeline.datasets.tables import CORNERS
 from secpipeline.errors import InputError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-CORNERS = ("x1", "y1", "x2", "y2")
 
 # A prediction that lies by half in an ignored region says nothing: nobody promised labels there.
 _IGNORED_SHARE = 0.5

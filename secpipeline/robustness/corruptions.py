@@ -28,7 +28,7 @@ Picture = NDArray[np.uint8]
 SEVERITIES = (1, 2, 3)
 
 _NOISE_DEVIATION = (0.04, 0.08, 0.12)  # of the range from black to white
-_BLUR_LENGTH = (0.02, 0.035, 0.05)  # of the image's width
+_BLUR_LENGTH = (0.02, 0.04, 0.06)  # of the image's width
 _FOG_DENSITY = (0.3, 0.5, 0.65)  # share of white in the mean
 _LIGHT = (0.6, 0.4, 0.25)  # share of the light that is left
 _JPEG_QUALITY = (25, 15, 10)
@@ -83,15 +83,15 @@ def _gaussian_noise(picture: Picture, level: int, rng: np.random.Generator) -> P
 def _motion_blur(picture: Picture, level: int, rng: np.random.Generator) -> Picture:
     """The mean of the picture at each pixel of a straight path, mostly sideways as from a turning car."""
     height, width = picture.shape[1:]
-    length = max(2, round(_BLUR_LENGTH[level] * width))
+    reach = max(1, round(_BLUR_LENGTH[level] * width / 2))
     angle = rng.uniform(-np.pi / 6, np.pi / 6)
-    offsets = np.arange(length) - (length - 1) / 2
+    offsets = np.arange(-reach, reach + 1)
     columns, rows = np.rint(offsets * np.cos(angle)).astype(int), np.rint(offsets * np.sin(angle)).astype(int)
-    padded = np.pad(picture, ((0, 0), (length, length), (length, length)), mode="edge")
+    padded = np.pad(picture, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
     total = np.zeros(picture.shape, np.uint32)
-    for row, column in zip(length + rows, length + columns, strict=True):
+    for row, column in zip(reach + rows, reach + columns, strict=True):
         total += padded[:, row : row + height, column : column + width]
-    return _to_8_bit(total / length)
+    return _to_8_bit(total / len(offsets))
 
 
 def _fog(picture: Picture, level: int, rng: np.random.Generator) -> Picture:

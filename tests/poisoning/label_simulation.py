@@ -1,5 +1,6 @@
 """Simulated street labels, out-of-fold predictions of a judge, and label poison with its truth."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +22,12 @@ class Street:
     predictions: pd.DataFrame
 
 
+@functools.cache
 def draw_street(seed, judge="middling", sources=8, scenes=20, frames=8, unevenness=0.2):
-    """Scenes of walking people; the judge's false alarms stand still through a scene, as real ones do."""
+    """Scenes of walking people; the judge's false alarms stand still through a scene, as real ones do.
+
+    Drawn once per set of arguments: nobody may change the tables.
+    """
     rng = np.random.default_rng(seed)
     quality = JUDGES[judge]
     image_rows, box_rows, found = [], [], []

@@ -29,7 +29,7 @@ def counted(events, exposure=200, scenes=10):
 
 @pytest.mark.parametrize("judge_name", ["strong", "middling", "weak"])
 def test_the_poisoned_source_is_named_and_no_honest_one(judge_name):
-    for seed in range(4):
+    for seed in range(3):
         street = draw_street(seed, judge_name)
         boxes, _ = poison(street, seed + 100, "vendor-c", 0.12, 0.12, 0.12)
 
@@ -50,9 +50,9 @@ def test_one_kind_of_poison_is_named_as_that_kind(kind):
 
 @pytest.mark.parametrize("judge_name", ["strong", "middling", "weak"])
 def test_honest_sources_that_differ_a_little_are_not_named(judge_name):
-    named = [attribution_of(draw_street(seed + 50, judge_name)).named for seed in range(4)]
+    named = [attribution_of(draw_street(seed + 50, judge_name)).named for seed in range(3)]
 
-    assert named == [()] * 4
+    assert named == [()] * 3
 
 
 def test_two_bad_sources_do_not_hide_each_other():

@@ -6,12 +6,9 @@ effect: four grey levels are enough to hide a person or to make half a person wh
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import torch
-import torchvision
 
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.interface import Detector
@@ -38,15 +35,10 @@ class BrightDetector(Detector):
     """``gain`` is the steepness of the logits; 0 gives no gradient at all."""
 
     name = "bright"
-    nms_iou = 0.5
 
     def __init__(self, gain: float = 400.0) -> None:
-        super().__init__()
-        self.gain = torch.nn.Parameter(torch.tensor(gain))
-
-    @property
-    def config(self):
-        return {"gain": float(self.gain)}
+        super().__init__({"gain": float(gain)})
+        self.gain = torch.nn.Parameter(torch.tensor(float(gain)))
 
     def logits(self, images):
         pooled = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), (BOX_HEIGHT, BOX_WIDTH), STRIDE)
@@ -76,16 +68,6 @@ class BrightDetector(Detector):
         corner = torch.stack([places % columns, places // columns], 1) * float(STRIDE)
         boxes = torch.cat([corner, corner + torch.tensor([BOX_WIDTH, BOX_HEIGHT])], 1)
         return boxes.expand(len(images), -1, -1), scores
-
-    @torch.no_grad()
-    def detect(self, images, score_threshold=0.05):
-        found = []
-        for boxes, scores in zip(*self.dense(images), strict=True):
-            sure = scores > score_threshold
-            boxes, scores = boxes[sure], scores[sure]
-            kept = torchvision.ops.nms(boxes, scores, self.nms_iou)
-            found.append(SimpleNamespace(boxes=boxes[kept], scores=scores[kept]))
-        return found
 
 
 def street(count: int, seed: int = 0, people: tuple[int, int] = (0, 3)):

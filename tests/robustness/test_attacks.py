@@ -32,7 +32,7 @@ def detections(detector, images):
     return sum(len(found.scores) for found in detector.detect(images, THRESHOLD))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     st.sampled_from(sorted(OBJECTIVES)),
     st.floats(0.5 / 255, 64 / 255),

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from release_tables import make_tables
 
+from secpipeline.datasets.tables import BOX_COLUMNS, IMAGE_COLUMNS
 from secpipeline.errors import InputError
 from secpipeline.validation import suites
 from secpipeline.validation.page import render
@@ -26,13 +27,15 @@ def write_suite(directory, expectations, **changes):
     return path
 
 
-def failures(images, boxes):
-    return {
-        r.label
-        for suite in validate_tables(images, boxes, EXPECTATIONS)
-        for r in suite.results
-        if not r.passed
+def failures(suite, images, boxes):
+    """Labels of the checks of one suite that fail."""
+    frame = {
+        "images": lambda: images,
+        "boxes": lambda: boxes,
+        "relations": lambda: relations_frame(images, boxes),
     }
+    result = validate(load_suite(EXPECTATIONS / f"{suite}.json"), frame[suite]())
+    return {check.label for check in result.results if not check.passed}
 
 
 def test_valid_tables_pass_with_every_declared_check_evaluated():
@@ -44,7 +47,17 @@ def test_valid_tables_pass_with_every_declared_check_evaluated():
     assert test_result(results)["failedTests"] == []
 
 
-# What to break (table, column, value) and the check that must notice it.
+def test_the_column_lists_are_those_of_the_annotation_tables():
+    declared = {}
+    for name in ("images", "boxes"):
+        first = load_suite(EXPECTATIONS / f"{name}.json").expectations[0]
+        assert first.type == "expect_table_columns_to_match_ordered_list"
+        declared[name] = tuple(first.kwargs["column_list"])
+
+    assert declared == {"images": IMAGE_COLUMNS, "boxes": BOX_COLUMNS}
+
+
+# What to break (suite, column, value) and the check that must notice it.
 DAMAGE = {
     "digest with a newline at its end": ("images", "sha256", "0" * 64 + "\n", "match_regex(sha256)"),
     "path that leaves the delivery": ("images", "file_name", "a/../../b.jpg", "match_regex(file_name)"),
@@ -77,22 +90,22 @@ DAMAGE = {
         0.0,
         "box_inside_image(x1, y1, x2, y2, image_width, image_height)",
     ),
-    "box of no image": ("boxes", "image_id", "nobody", "not_be_null(image_width)"),
-    "box named after another image": ("boxes", "box_id", "other#0", "be_in_set(owner_matches)"),
+    "box of no image": ("relations", "image_id", "nobody", "not_be_null(image_width)"),
+    "box named after another image": ("relations", "box_id", "other#0", "be_in_set(owner_matches)"),
     "unknown class": ("boxes", "label", "cyclist", "be_in_set(label)"),
     "impossible visibility": ("boxes", "visibility", 1.5, "be_between(visibility)"),
-    "height that is not the box's": ("boxes", "height", 500.0, "be_between(height_error)"),
+    "height that is not the box's": ("relations", "height", 500.0, "be_between(height_error)"),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damage_is_noticed(case):
-    table, column, value, expected = DAMAGE[case]
+    suite, column, value, expected = DAMAGE[case]
     images, boxes = make_tables()
-    frame = images if table == "images" else boxes
+    frame = images if suite == "images" else boxes
     frame.loc[3, column] = value
 
-    assert any(label.endswith(expected) for label in failures(images, boxes))
+    assert any(label.endswith(expected) for label in failures(suite, images, boxes))
 
 
 def test_a_scene_in_two_splits_is_named_with_its_images():
@@ -112,21 +125,23 @@ def test_a_repeated_image_fails(column):
     images, boxes = make_tables()
     images.loc[1, column] = images.loc[0, column]
 
-    assert f"expect_column_values_to_be_unique({column})" in failures(images, boxes)
+    assert f"expect_column_values_to_be_unique({column})" in failures("images", images, boxes)
 
 
 def test_the_same_box_twice_fails():
     images, boxes = make_tables()
     twice = pd.concat([boxes, boxes.tail(1).assign(box_id=boxes["box_id"].iloc[-1] + "9")], ignore_index=True)
 
-    assert "expect_compound_columns_to_be_unique(image_id, x1, y1, x2, y2)" in failures(images, twice)
+    assert "expect_compound_columns_to_be_unique(image_id, x1, y1, x2, y2)" in failures(
+        "boxes", images, twice
+    )
 
 
 def test_row_examples_name_image_and_box():
     images, boxes = make_tables()
     boxes.loc[2, "label"] = "cyclist"
 
-    (suite,) = [r for r in validate_tables(images, boxes, EXPECTATIONS) if r.name == "boxes"]
+    suite = validate(load_suite(EXPECTATIONS / "boxes.json"), boxes)
     (failed,) = [r for r in suite.results if not r.passed]
 
     assert failed.unexpected_count == 1

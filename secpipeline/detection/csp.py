@@ -1,0 +1,242 @@
+"""Detection as finding centres and heights (CSP).
+
+After Liu, Liao, Ren, Hu and Yu, "High-level semantic feature detection: a new perspective for pedestrian detection",
+CVPR 2019: one map says where a person's centre is, others its height and the offset within the cell. This version also
+predicts the width, because boxes of other sources are not all drawn with the aspect ratio 0.41. Group normalisation
+(Wu and He, ECCV 2018) instead of batch normalisation: a batch of attacked images is normalised like a clean one.
+
+>>> detector = CspTiny({})
+>>> boxes, scores = detector.dense(torch.rand(2, 3, 96, 128))
+>>> boxes.shape, scores.shape
+(torch.Size([2, 768, 4]), torch.Size([2, 768]))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from secpipeline.datasets.loading import Truth
+from secpipeline.detection.interface import Detector, Encoded
+from secpipeline.errors import InputError
+
+STRIDE = 4
+# A centre's Gaussian has this share of the box's extent as its standard deviation.
+_SIGMA = 0.12
+# Loss weights of the paper are 0.01, 1 and 0.1 for a centre term that is summed over far more cells.
+_SCALE_WEIGHT = 1.0
+_OFFSET_WEIGHT = 0.1
+_PRIOR = 0.01
+# Typical log height in pixels, so that an untrained network starts there.
+_LOG_HEIGHT = math.log(60.0)
+_ASPECT = 0.41
+
+
+@dataclass(frozen=True)
+class CspTargets:
+    """Dense targets; h = H / 4 and w = W / 4.
+
+    Attributes
+    ----------
+    centre
+        (B, h, w), 1 at a centre's cell and a Gaussian around it.
+    positive
+        (B, h, w) bool, the cells that predict a box.
+    scale
+        (B, 2, h, w), log height and log width in pixels, at positive cells.
+    offset
+        (B, 2, h, w), x and y of the centre within its cell in [0, 1), at positive cells.
+    counted
+        (B, h, w) bool, false in ignored regions.
+    """
+
+    centre: Tensor
+    positive: Tensor
+    scale: Tensor
+    offset: Tensor
+    counted: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """The same targets on another device."""
+        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """The targets of some images."""
+        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
+
+
+def encode(truth: Sequence[Truth], height: int, width: int) -> CspTargets:
+    """Targets of images of (height, width) pixels, both multiples of 16.
+
+    Raises
+    ------
+    InputError
+        If they are not.
+    """
+    if height % 16 or width % 16:
+        raise InputError(f"a frame of {height} × {width} pixels: both must be multiples of 16")
+    count, rows, columns = len(truth), height // STRIDE, width // STRIDE
+    centre = np.zeros((count, rows, columns), np.float32)
+    positive = np.zeros((count, rows, columns), bool)
+    scale = np.zeros((count, 2, rows, columns), np.float32)
+    offset = np.zeros((count, 2, rows, columns), np.float32)
+    counted = np.ones((count, rows, columns), bool)
+    for index, people in enumerate(truth):
+        for x1, y1, x2, y2 in people.ignore / STRIDE:
+            counted[index, max(0, int(y1)) : math.ceil(y2), max(0, int(x1)) : math.ceil(x2)] = False
+        # The nearest, largest person wins a cell that two share.
+        for box in sorted(people.boxes.tolist(), key=lambda b: b[3] - b[1]):
+            _place(box, centre[index], positive[index], scale[index], offset[index])
+    counted |= positive
+    return CspTargets(*(torch.from_numpy(a) for a in (centre, positive, scale, offset, counted)))
+
+
+def _place(
+    box: Sequence[float],
+    centre: NDArray[np.float32],
+    positive: NDArray[np.bool_],
+    scale: NDArray[np.float32],
+    offset: NDArray[np.float32],
+) -> None:
+    x1, y1, x2, y2 = (value / STRIDE for value in box)
+    rows, columns = centre.shape
+    cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
+    column, row = min(columns - 1, max(0, int(cx))), min(rows - 1, max(0, int(cy)))
+    top, bottom = max(0, int(y1)), min(rows, math.ceil(y2))
+    left, right = max(0, int(x1)), min(columns, math.ceil(x2))
+    sx, sy = max(0.6, _SIGMA * (x2 - x1) * 2), max(0.6, _SIGMA * (y2 - y1))
+    across = np.exp(-(((np.arange(left, right) - column) / sx) ** 2) / 2)
+    down = np.exp(-(((np.arange(top, bottom) - row) / sy) ** 2) / 2)
+    window = centre[top:bottom, left:right]
+    np.maximum(window, (down[:, None] * across[None]).astype(np.float32), out=window)
+    centre[row, column] = 1
+    positive[row, column] = True
+    scale[:, row, column] = math.log((y2 - y1) * STRIDE), math.log((x2 - x1) * STRIDE)
+    offset[:, row, column] = cx - column, cy - row
+
+
+def centre_loss(logits: Tensor, targets: CspTargets) -> Tensor:
+    """Focal loss over centres, its negatives weighted down near a centre (equation 3 of the paper); (B,)."""
+    score = torch.sigmoid(logits)
+    hit = -F.logsigmoid(logits) * (1 - score) ** 2 * targets.positive
+    near = (1 - targets.centre) ** 4 * targets.counted * ~targets.positive
+    miss = -F.logsigmoid(-logits) * score**2 * near
+    people = targets.positive.flatten(1).sum(1).clamp(min=1)
+    return (hit + miss).flatten(1).sum(1) / people
+
+
+def box_losses(scale: Tensor, offset: Tensor, targets: CspTargets) -> tuple[Tensor, Tensor]:
+    """Smooth L1 of log size and of the offset at the positive cells, averaged over people; (B,) each."""
+    people = targets.positive.flatten(1).sum(1).clamp(min=1)
+    mask = targets.positive.unsqueeze(1)
+    size = F.smooth_l1_loss(scale, targets.scale, reduction="none", beta=0.1) * mask
+    place = F.smooth_l1_loss(offset, targets.offset, reduction="none", beta=0.1) * mask
+    return size.flatten(1).sum(1) / people, place.flatten(1).sum(1) / people
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.GroupNorm(max(1, outputs // 8), outputs), nn.SiLU(inplace=True))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _block(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.GroupNorm(max(1, channels // 8), channels)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        return F.silu(x + self.second(self.first(x)))
+
+
+class CspTiny(Detector):
+    """Under a million parameters, for two processor cores and small frames.
+
+    Parameters
+    ----------
+    config
+        ``channels``: four widths at strides 2, 4, 8 and 16 (each a multiple of 8); left out, the shipped ones.
+    """
+
+    name = "csp_tiny"
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        widths = config.get("channels", [16, 32, 64, 96])
+        super().__init__()
+        self.config = {"channels": list(widths)}
+        c2, c4, c8, c16 = widths
+        self.stride4 = nn.Sequential(_block(3, c2, 2), _block(c2, c4, 2))
+        self.stride8 = nn.Sequential(_block(c4, c8, 2), _Residual(c8))
+        self.stride16 = nn.Sequential(_block(c8, c16, 2), _Residual(c16), _Residual(c16))
+        self.from16 = nn.Conv2d(c16, c8, 1)
+        self.from8 = nn.Conv2d(c8, c4, 1)
+        self.neck = _block(c4, c4)
+        self.centre = nn.Conv2d(c4, 1, 1)
+        self.scale = nn.Conv2d(c4, 2, 1)
+        self.offset = nn.Conv2d(c4, 2, 1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.zeros_(self.scale.weight)
+        nn.init.normal_(self.centre.weight, std=0.01)
+        with torch.no_grad():
+            self.centre.bias.fill_(-math.log((1 - _PRIOR) / _PRIOR))
+            self.scale.bias.copy_(torch.tensor([_LOG_HEIGHT, _LOG_HEIGHT + math.log(_ASPECT)]))
+            self.offset.bias.fill_(0.5)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre logits (B, h, w), log sizes (B, 2, h, w) and offsets (B, 2, h, w) of images (B, 3, H, W)."""
+        x = ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last)
+        f4 = self.stride4(x)
+        f8 = self.stride8(f4)
+        f16 = self.stride16(f8)
+        f8 = f8 + F.interpolate(self.from16(f16), scale_factor=2.0, mode="nearest")
+        f4 = f4 + F.interpolate(self.from8(f8), scale_factor=2.0, mode="nearest")
+        f4 = self.neck(f4)
+        return self.centre(f4)[:, 0], self.scale(f4), self.offset(f4)
+
+    def encode(self, truth: Sequence[Truth], height: int, width: int) -> CspTargets:
+        """Targets for images of (height, width) pixels."""
+        return encode(truth, height, width)
+
+    def losses(self, images: Tensor, encoded: Encoded) -> dict[str, Tensor]:
+        """Centre, scale and offset terms, (B,) each."""
+        assert isinstance(encoded, CspTargets)
+        centre, scale, offset = self.maps(images)
+        size, place = box_losses(scale.float(), offset.float(), encoded)
+        return {
+            "centre": centre_loss(centre.float(), encoded),
+            "scale": _SCALE_WEIGHT * size,
+            "offset": _OFFSET_WEIGHT * place,
+        }
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Centre logits, (B, h·w)."""
+        return self.maps(images)[0].flatten(1)
+
+    def dense(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """One box and score a cell."""
+        centre, scale, offset = self.maps(images)
+        rows, columns = centre.shape[-2:]
+        device = centre.device
+        y = torch.arange(rows, device=device, dtype=torch.float32).view(-1, 1)
+        x = torch.arange(columns, device=device, dtype=torch.float32).view(1, -1)
+        cx = (x + offset[:, 0].float()) * STRIDE
+        cy = (y + offset[:, 1].float()) * STRIDE
+        half = scale.float().clamp(max=9.0).exp() / 2
+        boxes = torch.stack([cx - half[:, 1], cy - half[:, 0], cx + half[:, 1], cy + half[:, 0]], dim=-1)
+        width, height = columns * STRIDE, rows * STRIDE
+        limit = torch.tensor([width, height, width, height], device=device, dtype=torch.float32)
+        boxes = torch.minimum(boxes.clamp(min=0), limit)
+        return boxes.flatten(1, 2), torch.sigmoid(centre.float()).flatten(1)

@@ -1,0 +1,124 @@
+"""Export to ONNX, and how far the artifact's predictions are from the detector's.
+
+>>> to_onnx(detector, Path("detector.onnx"), size=(144, 192))             # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from secpipeline.detection.interface import Detector
+from secpipeline.errors import InputError
+from secpipeline.store import write_atomic
+
+CANDIDATES = 300
+_OPSET = 18
+_SAME_IOU = 0.5
+
+
+class _Candidates(nn.Module):
+    """The best candidates of each image, before overlapping ones are dropped."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [0, 1] to boxes (B, k, 4) and scores (B, k)."""
+        boxes, scores = self.detector.dense(images)
+        best, index = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        return boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4)), best
+
+
+def to_onnx(detector: Detector, path: Path, size: tuple[int, int]) -> None:
+    """Write a checked ONNX file: ``images`` (N, 3, H, W) in, ``boxes`` (N, k, 4) and ``scores`` (N, k) out, any N.
+
+    Raises
+    ------
+    InputError
+        If this detector cannot be exported.
+    """
+    example = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    detector.eval()
+    with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        target = Path(directory) / "model.onnx"
+        try:
+            torch.onnx.export(
+                _Candidates(detector),
+                (example,),
+                target,
+                input_names=["images"],
+                output_names=["boxes", "scores"],
+                opset_version=_OPSET,
+                dynamic_shapes={"images": {0: batch}},
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise InputError(f"{detector.name}: cannot be exported to ONNX ({str(error).splitlines()[0]})") from error
+        model = onnx.load(target)
+    _strip_origin(model)
+    onnx.checker.check_model(model)
+    write_atomic(path, model.SerializeToString(deterministic=True))
+
+
+def _strip_origin(model: onnx.ModelProto) -> None:
+    """Remove notes about the exporting machine's source files: equal weights give equal bytes on every machine."""
+    del model.metadata_props[:]
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output, *model.graph.initializer):
+        del value.metadata_props[:]
+    del model.graph.metadata_props[:]
+
+
+def agreement(trained: pd.DataFrame, exported: pd.DataFrame, score_floor: float = 0.1) -> dict[str, float]:
+    """How far two predictions tables are apart, after matching detections of the same image one to one.
+
+    Parameters
+    ----------
+    trained, exported
+        Predictions tables.
+    score_floor
+        Detections that neither side scores this high are left out.
+
+    Returns
+    -------
+    dict
+        ``max_box_difference`` (pixels, over all corners), ``max_score_difference``, ``unmatched`` and ``compared``.
+    """
+    box, score, unmatched, compared = 0.0, 0.0, 0, 0
+    left = dict(list(trained[trained["score"] >= score_floor].groupby("image_id")))
+    right = dict(list(exported[exported["score"] >= score_floor].groupby("image_id")))
+    for image_id in sorted(left.keys() | right.keys()):
+        a = left.get(image_id, trained.iloc[:0])[["x1", "y1", "x2", "y2", "score"]].to_numpy(float)
+        b = right.get(image_id, exported.iloc[:0])[["x1", "y1", "x2", "y2", "score"]].to_numpy(float)
+        distance = np.abs(a[:, None, :4] - b[None, :, :4]).max(axis=2, initial=0.0)
+        rows, columns = linear_sum_assignment(distance)
+        extent = np.maximum(a[rows, 2] - a[rows, 0], 1.0)
+        same = distance[rows, columns] <= _SAME_IOU * extent
+        rows, columns = rows[same], columns[same]
+        compared += len(rows)
+        unmatched += len(a) + len(b) - 2 * len(rows)
+        if len(rows):
+            box = max(box, float(distance[rows, columns].max()))
+            score = max(score, float(np.abs(a[rows, 4] - b[columns, 4]).max()))
+    return {
+        "max_box_difference": box,
+        "max_score_difference": score,
+        "unmatched": unmatched,
+        "compared": compared,
+    }

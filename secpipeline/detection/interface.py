@@ -1,0 +1,95 @@
+"""What every detector offers, whatever it is made of.
+
+Pixels in [0, 1] go in at the detector's frame size, boxes in frame pixels come out; normalisation is inside. Training,
+attacks, evaluation and export use nothing else.
+
+>>> encoded = detector.encode(truth, height=144, width=192)               # doctest: +SKIP
+>>> sum(detector.losses(images, encoded).values()).mean().backward()      # doctest: +SKIP
+>>> detector.detect(images)[0].boxes                                      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import nms
+
+from secpipeline.datasets.loading import Truth
+
+MAX_DETECTIONS = 100
+SCORE_THRESHOLD = 0.05
+
+
+class Encoded(Protocol):
+    """The targets of a batch in a detector's own form, made once and used for every step of an attack."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same targets on another device."""
+
+    def __getitem__(self, index: Tensor) -> Self:
+        """The targets of some images of the batch; ``index`` is int64 of shape (b,)."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found in one image, best first.
+
+    Attributes
+    ----------
+    boxes
+        float32, (n, 4): x1, y1, x2, y2 in frame pixels.
+    scores
+        float32, (n,), in [0, 1].
+    """
+
+    boxes: Tensor
+    scores: Tensor
+
+
+class Detector(nn.Module, ABC):
+    """A pedestrian detector.
+
+    Attributes
+    ----------
+    name
+        Its name in the registry.
+    config
+        JSON-able arguments that build the same network again.
+    nms_iou
+        Boxes that overlap a better one by more are dropped.
+    """
+
+    name: ClassVar[str]
+    nms_iou: ClassVar[float] = 0.5
+    config: dict[str, Any]
+
+    @abstractmethod
+    def encode(self, truth: Sequence[Truth], height: int, width: int) -> Encoded:
+        """Targets for images of (height, width) pixels."""
+
+    @abstractmethod
+    def losses(self, images: Tensor, encoded: Encoded) -> dict[str, Tensor]:
+        """Loss terms by name, each (B,), differentiable in ``images`` (B, 3, H, W) and in the weights."""
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """Person logits (B, K) of every place that is looked at, differentiable in ``images``."""
+
+    @abstractmethod
+    def dense(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes (B, K, 4) in frame pixels and scores (B, K) in [0, 1], before overlapping ones are dropped."""
+
+    @torch.no_grad()
+    def detect(self, images: Tensor, score_threshold: float = SCORE_THRESHOLD) -> list[Detections]:
+        """Detections in each of ``images`` (B, 3, H, W), at most :data:`MAX_DETECTIONS` each."""
+        found = []
+        for boxes, scores in zip(*self.dense(images), strict=True):
+            sure = scores >= score_threshold
+            kept = nms(boxes[sure].float(), scores[sure].float(), self.nms_iou)[:MAX_DETECTIONS]
+            found.append(Detections(boxes[sure][kept].float(), scores[sure][kept].float()))
+        return found

@@ -1,0 +1,143 @@
+"""Recipes: how a detector is trained, as a named file.
+
+>>> load_recipe(Path("recipes/standard.yaml")).detector                   # doctest: +SKIP
+'csp_tiny'
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secpipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Adversarial:
+    """The attack in the training loop (Madry et al., ICLR 2018; one step from a random start: Wong et al., ICLR 2020).
+
+    Attributes
+    ----------
+    epsilon, step_size
+        On a scale where black is 0 and white 1.
+    steps
+        Gradient steps a batch.
+    clean_epochs
+        Epochs before the attack begins.
+    """
+
+    epsilon: float
+    step_size: float
+    steps: int
+    clean_epochs: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a detector is trained.
+
+    Attributes
+    ----------
+    name
+        The file's stem.
+    detector
+        A name of the registry.
+    config
+        Arguments of the detector.
+    input_size
+        Height and width of the frame in pixels, multiples of 16.
+    epochs, batch_size
+        How long and how many images a step.
+    learning_rate, weight_decay
+        Of AdamW; the rate is the peak of a one-cycle schedule.
+    seed
+        Of weights, order, augmentation and attack.
+    adversarial
+        The attack in the loop, or none.
+    """
+
+    name: str
+    detector: str
+    config: Mapping[str, Any]
+    input_size: tuple[int, int]
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    seed: int
+    adversarial: Adversarial | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The recipe as a JSON-able record."""
+        return dataclasses.asdict(self)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, or a key is missing, unknown or has an impossible value; names the file and the key.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        shipped = ", ".join(sorted(entry.stem for entry in path.parent.glob("*.yaml"))) or "none"
+        raise InputError(f"{path}: no such recipe; there are {shipped}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not valid YAML: {error}") from error
+    values = _keys(values, Recipe, path, {"name"})
+    if values["adversarial"] is not None:
+        nested = _keys(values["adversarial"], Adversarial, path, set())
+        values["adversarial"] = Adversarial(
+            epsilon=_number(nested, "epsilon", path),
+            step_size=_number(nested, "step_size", path),
+            steps=_whole(nested, "steps", path, 1),
+            clean_epochs=_whole(nested, "clean_epochs", path, 0),
+        )
+    size = values["input_size"]
+    if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int or n <= 0 or n % 16 for n in size):
+        raise InputError(f"{path}: input_size must be [height, width], both multiples of 16")
+    for key in ("epochs", "batch_size", "seed"):
+        values[key] = _whole(values, key, path, 0 if key == "seed" else 1)
+    for key in ("learning_rate", "weight_decay"):
+        values[key] = _number(values, key, path)
+    return Recipe(**{**values, "name": path.stem, "input_size": (size[0], size[1])})
+
+
+def _keys(values: Any, kind: type[Any], path: Path, implied: set[str]) -> dict[str, Any]:
+    wanted = {field.name for field in dataclasses.fields(kind)} - implied
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: must hold a mapping with the keys {', '.join(sorted(wanted))}")
+    for key in values:
+        if key not in wanted:
+            raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(sorted(wanted))}")
+    for key in sorted(wanted - values.keys()):
+        raise InputError(f"{path}: the key {key!r} is missing")
+    return dict(values)
+
+
+def _number(values: Mapping[str, Any], key: str, path: Path) -> float:
+    """A finite number from 0 up, or a fraction such as 4/255."""
+    value = values[key]
+    try:
+        number = float(Fraction(value)) if isinstance(value, str) else float(value)
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"{path}: {key} {value!r} must be a number, or a fraction such as 4/255") from error
+    if isinstance(value, bool) or not 0 <= number < float("inf"):
+        raise InputError(f"{path}: {key} {value!r} must be a finite number from 0 up")
+    return number
+
+
+def _whole(values: Mapping[str, Any], key: str, path: Path, least: int) -> int:
+    value = values[key]
+    if type(value) is not int or value < least:
+        raise InputError(f"{path}: {key} {value!r} must be a whole number from {least} up")
+    return value

@@ -1,0 +1,75 @@
+"""Weights on disk: safetensors and nothing else, because reading a pickle runs whatever it says.
+
+>>> save(detector, Path("detector.safetensors"))                          # doctest: +SKIP
+>>> load(Path("detector.safetensors")).name                               # doctest: +SKIP
+'csp_tiny'
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from secpipeline.detection.interface import Detector
+from secpipeline.detection.registry import build
+from secpipeline.errors import InputError
+from secpipeline.store import write_atomic
+
+_PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
+
+
+def save(detector: Detector, path: Path) -> None:
+    """Write a detector's weights, with its name and configuration in the header."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
+    # Sorted: equal weights give equal bytes.
+    header = {"detector": detector.name, "config": json.dumps(detector.config, sort_keys=True)}
+    write_atomic(path, safetensors.torch.save(dict(sorted(state.items())), header))
+
+
+def load(path: Path) -> Detector:
+    """Read a detector, in evaluation mode on the processor.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, a pickle, no safetensors, or does not hold exactly the weights that its header announces.
+    """
+    state, header = read_tensors(path)
+    try:
+        detector = build(header["detector"], json.loads(header["config"]))
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: its header does not say which detector it holds ({error})") from error
+    wanted = detector.state_dict()
+    for name in sorted(wanted.keys() ^ state.keys()):
+        verb = "lacks" if name in wanted else "holds an unknown"
+        raise InputError(f"{path}: {verb} tensor {name}; the file is not a {detector.name}")
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape or not bool(torch.isfinite(tensor.float()).all()):
+            raise InputError(f"{path}: {name} has the wrong shape, or values that are not finite")
+    detector.load_state_dict(state)
+    return detector.eval()
+
+
+def read_tensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """The tensors and the header of a safetensors file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, a pickle, or no safetensors.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith(_PICKLES):
+        raise InputError(f"{path}: a pickle; only safetensors are read, convert it where you trust it")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: no safetensors file ({error})") from error
