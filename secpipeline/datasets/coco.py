@@ -32,8 +32,8 @@ ANNOTATION_IMAGE_COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 TIMES_OF_DAY: tuple[str, ...] = ("", "day", "dusk", "night")
 _PEOPLE = ("person", "pedestrian")
-# x + width is a rounded sum: a box that ends at the edge may end this much behind it.
-_ROUNDING_PIXELS = 1e-6
+# x + width is a rounded sum, so only coordinates of limited precision can be read back as they were written.
+_DECIMALS = 6
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ def read_coco(path: Path, *, clip: bool = False) -> Annotations:
         The JSON file.
     clip
         Cut boxes that reach outside their image instead of refusing them.
+
+    Notes
+    -----
+    Coordinates are kept to a millionth of a pixel.
 
     Raises
     ------
@@ -190,9 +194,9 @@ def _corners(row: Row, size: tuple[int, int], clip: bool) -> tuple[float, float,
     x, y, width, height = row.numbers("bbox", 4)
     if width <= 0 or height <= 0:
         row.refuse(f"bbox {[x, y, width, height]} has no area")
-    box = np.array([x, y, x + width, y + height])
+    box = np.array([round(value, _DECIMALS) for value in (x, y, x + width, y + height)])
     inside = np.clip(box, 0.0, [size[0], size[1], size[0], size[1]])
-    if not clip and np.abs(box - inside).max() > _ROUNDING_PIXELS:
+    if not clip and (box != inside).any():
         row.refuse(
             f"bbox {[x, y, width, height]} leaves the {size[0]}×{size[1]} image; mend it or set clip_boxes"
         )
@@ -260,9 +264,8 @@ def _json_id(image_id: str) -> int | str:
 
 
 def _extent(low: float, high: float) -> float:
-    """The extent that, added to ``low`` in floating point, gives ``high`` again."""
-    extent = high - low
-    for candidate in (extent, math.nextafter(extent, math.inf), math.nextafter(extent, 0.0)):
-        if low + candidate == high:
-            return candidate
-    raise InputError(f"no width leads from {low!r} to {high!r} in floating point; round the box")
+    """The extent that, added to ``low`` and rounded, gives ``high`` again."""
+    extent = round(high - low, _DECIMALS)
+    if low != round(low, _DECIMALS) or round(low + extent, _DECIMALS) != high:
+        raise InputError(f"{low!r} to {high!r} is finer than a millionth of a pixel; round the box")
+    return extent

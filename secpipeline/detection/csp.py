@@ -166,19 +166,20 @@ class CspTiny(Detector):
     Parameters
     ----------
     config
-        ``channels``: four widths at strides 2, 4, 8 and 16 (each a multiple of 8); left out, the shipped ones.
+        ``channels``: three widths at strides 4, 8 and 16 (each a multiple of 8); left out, the shipped ones.
     """
 
     name = "csp_tiny"
 
     def __init__(self, config: dict[str, Any]) -> None:
-        widths = config.get("channels", [16, 32, 64, 96])
+        widths = config.get("channels", [24, 48, 96])
         super().__init__()
         self.config = {"channels": list(widths)}
-        c2, c4, c8, c16 = widths
-        self.stride4 = nn.Sequential(_block(3, c2, 2), _block(c2, c4, 2))
+        c4, c8, c16 = widths
+        # Folding 2 × 2 pixels into channels first spares the largest maps, where small networks spend their time.
+        self.stride4 = nn.Sequential(nn.PixelUnshuffle(2), _block(12, c4, 2))
         self.stride8 = nn.Sequential(_block(c4, c8, 2), _Residual(c8))
-        self.stride16 = nn.Sequential(_block(c8, c16, 2), _Residual(c16), _Residual(c16))
+        self.stride16 = nn.Sequential(_block(c8, c16, 2), _Residual(c16))
         self.from16 = nn.Conv2d(c16, c8, 1)
         self.from8 = nn.Conv2d(c8, c4, 1)
         self.neck = _block(c4, c4)
@@ -186,6 +187,7 @@ class CspTiny(Detector):
         self.scale = nn.Conv2d(c4, 2, 1)
         self.offset = nn.Conv2d(c4, 2, 1)
         self._initialise()
+        self.to(memory_format=torch.channels_last)
 
     def _initialise(self) -> None:
         nn.init.zeros_(self.scale.weight)

@@ -20,7 +20,6 @@ from secpipeline.detection.interface import Detector
 from secpipeline.errors import InputError
 from secpipeline.store import write_atomic
 
-CANDIDATES = 300
 _OPSET = 18
 _SAME_IOU = 0.5
 
@@ -34,9 +33,7 @@ class _Candidates(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) in [0, 1] to boxes (B, k, 4) and scores (B, k)."""
-        boxes, scores = self.detector.dense(images)
-        best, index = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
-        return boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4)), best
+        return self.detector.candidates(images)
 
 
 def to_onnx(detector: Detector, path: Path, size: tuple[int, int]) -> None:
@@ -67,7 +64,11 @@ def to_onnx(detector: Detector, path: Path, size: tuple[int, int]) -> None:
                 verbose=False,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-            raise InputError(f"{detector.name}: cannot be exported to ONNX ({str(error).splitlines()[0]})") from error
+            reason = type(error.__cause__ or error).__name__
+            raise InputError(
+                f"{detector.name}: its network cannot be exported to ONNX ({reason}); deploy a detector that can, "
+                "such as csp_tiny"
+            ) from error
         model = onnx.load(target)
     _strip_origin(model)
     onnx.checker.check_model(model)

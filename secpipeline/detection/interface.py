@@ -22,6 +22,7 @@ from torchvision.ops import nms
 from secpipeline.datasets.loading import Truth
 
 MAX_DETECTIONS = 100
+CANDIDATES = 300
 SCORE_THRESHOLD = 0.05
 
 
@@ -84,11 +85,17 @@ class Detector(nn.Module, ABC):
     def dense(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes (B, K, 4) in frame pixels and scores (B, K) in [0, 1], before overlapping ones are dropped."""
 
+    def candidates(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The :data:`CANDIDATES` best of :meth:`dense`; this is what an exported artifact computes."""
+        boxes, scores = self.dense(images)
+        best, index = scores.topk(min(CANDIDATES, scores.shape[1]), dim=1)
+        return boxes.gather(1, index.unsqueeze(-1).expand(-1, -1, 4)), best
+
     @torch.no_grad()
     def detect(self, images: Tensor, score_threshold: float = SCORE_THRESHOLD) -> list[Detections]:
         """Detections in each of ``images`` (B, 3, H, W), at most :data:`MAX_DETECTIONS` each."""
         found = []
-        for boxes, scores in zip(*self.dense(images), strict=True):
+        for boxes, scores in zip(*self.candidates(images), strict=True):
             sure = scores >= score_threshold
             kept = nms(boxes[sure].float(), scores[sure].float(), self.nms_iou)[:MAX_DETECTIONS]
             found.append(Detections(boxes[sure][kept].float(), scores[sure][kept].float()))

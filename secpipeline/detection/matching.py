@@ -26,6 +26,7 @@ from secpipeline.errors import InputError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
 
@@ -145,10 +146,8 @@ def _check(truth: pd.DataFrame, predictions: pd.DataFrame, image_ids: Sequence[s
         raise InputError("image_ids: an image is listed twice")
 
 
-def _truth_arrays(
-    truth: pd.DataFrame, index: pd.Index, subset: Subset
-) -> tuple[Floats, Ints, NDArray[np.bool_]]:
-    owner = index.get_indexer(truth["image_id"].to_numpy())
+def _truth_arrays(truth: pd.DataFrame, index: pd.Index, subset: Subset) -> tuple[Floats, Ints, Bools]:
+    owner = index.get_indexer(pd.Index(truth["image_id"]))
     known = owner >= 0
     boxes = truth[_BOX].to_numpy(np.float64)[known]
     visibility = np.nan_to_num(truth["visibility"].to_numpy(np.float64)[known], nan=1.0)
@@ -162,7 +161,7 @@ def _truth_arrays(
 def _prediction_arrays(
     predictions: pd.DataFrame, index: pd.Index, subset: Subset
 ) -> tuple[Floats, Ints, Floats]:
-    image = index.get_indexer(predictions["image_id"].to_numpy())
+    image = index.get_indexer(pd.Index(predictions["image_id"]))
     boxes = predictions[_BOX].to_numpy(np.float64)
     height = boxes[:, 3] - boxes[:, 1]
     kept = (image >= 0) & (height >= subset.min_height / _HEIGHT_SLACK)
@@ -170,9 +169,7 @@ def _prediction_arrays(
     return boxes[kept], image[kept].astype(np.int64), predictions["score"].to_numpy(np.float64)[kept]
 
 
-def _by_image(
-    boxes: Floats, owner: Ints, ignored: NDArray[np.bool_], images: int
-) -> tuple[Floats, NDArray[np.bool_]]:
+def _by_image(boxes: Floats, owner: Ints, ignored: Bools, images: int) -> tuple[Floats, Bools]:
     """Lay boxes out as (N, G, 4), G the most boxes of any image; unused places overlap nothing."""
     order = np.argsort(owner, kind="stable")
     counts = np.bincount(owner, minlength=images)
@@ -185,7 +182,7 @@ def _by_image(
     return grid, grid_ignored
 
 
-def _assign(found: Floats, image: Ints, grid: Floats, ignored: NDArray[np.bool_], iou: float) -> Ints:
+def _assign(found: Floats, image: Ints, grid: Floats, ignored: Bools, iou: float) -> Ints:
     """Match the k-th best detection of all images at once, for k = 1, 2, …: images are independent."""
     state = np.zeros(len(found), np.int64)
     if grid.shape[1] == 0:

@@ -229,7 +229,7 @@ def _per_image(matches: Matches, state: int, threshold: float) -> Ints:
     return np.bincount(matches.image_index[chosen], minlength=len(matches.people)).astype(np.int64)
 
 
-def _curve(matches: Matches, counts: Counts) -> tuple[Ints, Ints, Ints]:
+def _curve(matches: Matches, counts: Counts) -> tuple[Counts, Counts, Ints]:
     """Numbers of true and false positives down to each true positive (R, T), and of people (R,).
 
     Between two true positives only false ones come, so precision falls and recall stays: the curve's corners,
@@ -241,7 +241,7 @@ def _curve(matches: Matches, counts: Counts) -> tuple[Ints, Ints, Ints]:
     false = np.cumsum(counts[:, matches.image_index[is_false]], axis=1, dtype=np.int32)
     false = np.concatenate([np.zeros((len(false), 1), np.int32), false], axis=1)
     before = np.cumsum(is_false)[is_true]
-    return true, false[:, before], counts @ matches.people
+    return true, false[:, before], (counts @ matches.people).astype(np.int64)
 
 
 def _on_every_image(statistic: Callable[[Matches, Counts], Floats], matches: Matches) -> float:

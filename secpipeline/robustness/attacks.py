@@ -194,7 +194,9 @@ def to_8_bit(attacked: Tensor, original: Images, epsilon: float) -> Images:
     reach = int(np.floor(epsilon * 255 + 1e-6))
     levels = np.rint(attacked.detach().cpu().numpy() * 255).astype(np.int16)
     centre = original.astype(np.int16)
-    return np.clip(levels, np.maximum(centre - reach, 0), np.minimum(centre + reach, 255)).astype(np.uint8)
+    nearest = np.clip(levels, np.maximum(centre - reach, 0), np.minimum(centre + reach, 255))
+    rounded: Images = nearest.astype(np.uint8)
+    return rounded
 
 
 def sign_noise(images: Images, epsilon: float, seed: int) -> Images:
@@ -205,7 +207,8 @@ def sign_noise(images: Images, epsilon: float, seed: int) -> Images:
     reach = int(np.floor(epsilon * 255 + 1e-6))
     up = np.random.default_rng(seed).integers(0, 2, images.shape, dtype=np.uint8).astype(bool)
     moved = images.astype(np.int16) + np.where(up, np.int16(reach), np.int16(-reach))
-    return np.clip(moved, 0, 255).astype(np.uint8)
+    noisy: Images = np.clip(moved, 0, 255).astype(np.uint8)
+    return noisy
 
 
 def grey_patch(images: Images, truth: Sequence[Truth], fraction: float) -> Images:

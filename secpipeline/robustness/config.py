@@ -75,11 +75,11 @@ class SuiteConfig:
     health: HealthConfig
 
     def __post_init__(self) -> None:
-        known = (("subset", (self.subset,), SUBSETS), ("corruptions", self.corruptions, CORRUPTIONS))
-        for key, values, names in known:
-            for value in values:
-                if value not in names:
-                    raise InputError(f"{key}: {value!r} is not one of {', '.join(names)}")
+        if self.subset not in SUBSETS:
+            raise InputError(f"subset: {self.subset!r} is not one of {', '.join(SUBSETS)}")
+        for name in self.corruptions:
+            if name not in CORRUPTIONS:
+                raise InputError(f"corruptions: {name!r} is not one of {', '.join(CORRUPTIONS)}")
         if not set(self.severities) <= set(SEVERITIES):
             raise InputError(f"severities: {list(self.severities)} must be of 1, 2, 3")
         names = self.condition_names()

@@ -124,7 +124,8 @@ def _jpeg(picture: Picture, level: int, rng: np.random.Generator) -> Picture:  #
 
 
 def _to_8_bit(values: NDArray[np.floating]) -> Picture:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    pixels: Picture = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return pixels
 
 
 CORRUPTIONS: Mapping[str, Callable[[Picture, int, np.random.Generator], Picture]] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -10,7 +13,7 @@ from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
 from secpipeline.detection import weights
 from secpipeline.detection.onnx_detector import OnnxDetector
-from secpipeline.robustness.suite import load_suite, run_suite
+from secpipeline.robustness.suite import SuiteOutcome, load_suite, run_suite
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.stages.gate import read_report
 from secpipeline.store import write_atomic
@@ -43,8 +46,12 @@ def run(context: StageContext) -> StageResult:
     )
     context.write_json("report.json", outcome.report)
     write_atomic(context.out / "conditions.png", _chart(outcome.report, card["recipe"]))
-    write_atomic(context.out / "gallery.png", contact_sheet(_gallery(outcome, card["threshold"]), columns=4))
-    return StageResult(_summary(outcome.report), details=outcome.report, pictures=("gallery.png", "conditions.png"))
+    pictures = ["conditions.png"]
+    if outcome.gallery:
+        columns = len(outcome.gallery[0].pictures)
+        write_atomic(context.out / "gallery.png", contact_sheet(_gallery(outcome), columns))
+        pictures.insert(0, "gallery.png")
+    return StageResult(_summary(outcome.report), details=outcome.report, pictures=tuple(pictures))
 
 
 def test_images(release: Release, size: tuple[int, int], settings: dict[str, int]) -> Pixels:
@@ -52,3 +59,48 @@ def test_images(release: Release, size: tuple[int, int], settings: dict[str, int
     names = release.images.loc[release.images["split"] == "test", "image_id"].to_numpy(str)
     order = np.random.default_rng(settings["seed"]).permutation(len(names))[: settings["images"]]
     return load(release, sorted(names[order].tolist()), size)
+
+
+def _summary(report: dict[str, Any]) -> dict[str, Any]:
+    """The numbers that people compare; the worst of all attacks where there are several."""
+    conditions = report["conditions"]
+    attacks = [found for found in conditions.values() if found["kind"] == "attack"]
+    clean = conditions["clean"]
+    return {
+        "images": report["images"],
+        "people": report["people"],
+        "clean AP50": _value(clean["ap50"]),
+        "clean MR-2": _value(clean["mr2"]),
+        "attacked AP50": _worst([found["ap50"] for found in attacks], min),
+        "attacked MR-2": _worst([found["mr2"] for found in attacks], max),
+        "attacked miss rate": _worst([found["miss_rate"] for found in attacks], max),
+        "attacked FPPI": _worst([found["fppi"] for found in attacks], max),
+        "corrupted AP50": _value(report["corrupted_mean_ap50"]),
+    }
+
+
+def _value(found: dict[str, float] | None) -> float | None:
+    return None if found is None else found["value"]
+
+
+def _worst(found: list[dict[str, float] | None], choose: Callable[[list[float]], float]) -> float | None:
+    values = [entry["value"] for entry in found if entry is not None]
+    return choose(values) if values else None
+
+
+def _chart(report: dict[str, Any], recipe: str) -> bytes:
+    measured = {name: found["ap50"] for name, found in report["conditions"].items() if found["ap50"] is not None}
+    values = {name: found["value"] for name, found in measured.items()}
+    intervals = {name: (found["low"], found["high"]) for name, found in measured.items()}
+    return bar_chart(values, intervals, "AP50", f"{recipe} detector under every condition")
+
+
+def _gallery(outcome: SuiteOutcome) -> list[Tile]:
+    """One row an image: clean, then under each attack and control."""
+    tiles = []
+    for example in outcome.gallery:
+        for name, picture in example.pictures.items():
+            kind = "clean" if name == "clean" else "attacked"
+            layers = (Layer(example.truth.boxes, "label"), Layer(example.detections[name], kind))
+            tiles.append(Tile(picture.transpose(1, 2, 0), layers, name))
+    return tiles

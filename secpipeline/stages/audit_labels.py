@@ -14,7 +14,8 @@ from secpipeline.detection import registry
 from secpipeline.detection.inference import predict
 from secpipeline.detection.recipes import Recipe, load_recipe
 from secpipeline.detection.training import train
-from secpipeline.poisoning import attribution, cleanlab_scores, findings, folds, label_scores
+from secpipeline.poisoning import folds
+from secpipeline.poisoning.audit import audit_labels
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
 
@@ -27,24 +28,28 @@ def run(context: StageContext) -> StageResult:
     data = load(release, release.images["image_id"].tolist(), recipe.input_size)
     assigned = folds.assign_folds(release.images, settings["folds"], settings["seed"])
     predictions = out_of_fold(data, assigned.to_numpy(), recipe, context.resume)
-    own = label_scores.score(data.boxes, predictions, data.image_ids)
-    reference = cleanlab_scores.score(data.boxes, predictions, data.image_ids)
-    found = findings.merge(own, reference)
-    table = attribution.attribute(release.images, data.boxes, found)
+    audit = audit_labels(release.images, data.boxes, predictions)
+    found, sources = audit.findings, audit.attribution
     predictions.to_parquet(context.out / "predictions.parquet", index=False)
     found.to_parquet(context.out / "findings.parquet", index=False)
-    context.write_json("sources.json", [row.to_json() for row in table.rows])
+    context.write_json("sources.json", sources.to_json())
     kinds = {str(kind): int(count) for kind, count in found["kind"].value_counts().items()}
     report = {
         "judges": settings["folds"],
         "out_of_fold_predictions": len(predictions),
         "findings": kinds,
-        "named_sources": list(table.named),
-        "attribution": table.outcome,
+        "named_sources": list(sources.named),
+        "attribution": sources.undecided or "decided",
     }
     context.write_json("report.json", report)
     pictures = _draw(context.out, release, data, found)
-    summary = {**kinds, "findings": len(found), "named sources": list(table.named), "attribution": table.outcome}
+    summary = {
+        "findings": len(found),
+        **{f"{kind} findings": count for kind, count in kinds.items()},
+        "named sources": list(sources.named),
+        "reasons": list(sources.reasons().values()),
+        "attribution": report["attribution"],
+    }
     return StageResult(summary, details=report, pictures=pictures)
 
 
@@ -54,7 +59,7 @@ def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path
     for fold in sorted(set(assigned.tolist())):
         inside = np.flatnonzero(assigned == fold)
         outside = np.flatnonzero(assigned != fold)
-        judge = registry.build(recipe.detector, seed=recipe.seed + int(fold))
+        judge = registry.build(recipe.detector, dict(recipe.config), seed=recipe.seed + int(fold))
         truth = [data.truth[index] for index in outside]
         train(judge, data.images[outside], truth, recipe, checkpoint_dir=resume / f"fold-{fold}")
         parts.append(predict(judge, data.images[inside], [data.image_ids[index] for index in inside]))

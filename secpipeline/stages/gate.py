@@ -32,7 +32,10 @@ def run(context: StageContext) -> StageResult:
         "detector": read_report(context.inputs["export"] / "summary.json")["onnx"],
     }
     refusal = () if verdict.verdict == "pass" else tuple(f"gate {verdict.verdict}: {text}" for text in reasons)
-    return StageResult(summary, details=verdict.to_json(), refusal=refusal)
+    result = "PASSED" if verdict.verdict == "pass" else "FAILED"
+    passed = [check.code for check in verdict.checks if check.outcome == "pass"]
+    details = {"result": result, "passedTests": passed, "failedTests": [reason.code for reason in verdict.reasons]}
+    return StageResult(summary, details=details, refusal=refusal)
 
 
 def read_report(path: Path) -> dict[str, Any]:

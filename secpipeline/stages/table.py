@@ -228,7 +228,7 @@ STAGES: tuple[Stage, ...] = (
         group="6_release",
         predicate=TEST_RESULT,
         files=("policies/default.yaml",),
-        code=("robustness/gate.py", "robustness/policy.py"),
+        code=("robustness",),
         kinds=("policy",),
     ),
     Stage(

@@ -10,6 +10,7 @@ from secpipeline.assurance.pictures import Layer, Tile, contact_sheet, line_char
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
 from secpipeline.detection import metrics, registry, weights
+from secpipeline.detection.matching import ALL, match
 from secpipeline.detection.inference import predict
 from secpipeline.detection.interface import Detector
 from secpipeline.detection.recipes import Recipe, load_recipe
@@ -25,7 +26,7 @@ def run(context: StageContext) -> StageResult:
     recipe = load_recipe(context.root / "recipes" / f"{settings['recipe']}.yaml")
     release = Release(context.inputs["curate"], context.inputs["ingest"])
     data = load_split(release, "train", recipe)
-    detector = registry.build(recipe.detector, seed=recipe.seed)
+    detector = registry.build(recipe.detector, dict(recipe.config), seed=recipe.seed)
     record = train(
         detector, data.images, data.truth, recipe, perturb=adversary(recipe), checkpoint_dir=context.resume
     )
@@ -33,7 +34,7 @@ def run(context: StageContext) -> StageResult:
     context.write_json("training.json", record.to_json())
     calibration = load_split(release, "calibration", recipe)
     predictions = predict(detector, calibration.images, calibration.image_ids)
-    matches = metrics.match(calibration.boxes, predictions, calibration.image_ids, metrics.ALL)
+    matches = match(calibration.boxes, predictions, calibration.image_ids, ALL)
     threshold = metrics.operating_threshold(matches, settings["max_fppi"])
     card = {
         "name": detector.name,

@@ -6,20 +6,14 @@ from secpipeline.datasets.releases import Release
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
 from secpipeline.validation.page import render
-from secpipeline.validation.suites import load_suite, relation_frame, test_result, validate
-
-SUITES = ("images", "boxes", "relations")
+from secpipeline.validation.results import test_result
+from secpipeline.validation.tables import validate_tables
 
 
 def run(context: StageContext) -> StageResult:
     """Run every suite; a failed expectation is recorded with the rows that break it and refuses the release."""
     release = Release(context.inputs["ingest"], context.inputs["ingest"])
-    frames = {
-        "images": release.images,
-        "boxes": release.boxes,
-        "relations": relation_frame(release.images, release.boxes),
-    }
-    results = [validate(load_suite(context.root / f"expectations/{name}.json"), frames[name]) for name in SUITES]
+    results = validate_tables(release.images, release.boxes, context.root / "expectations")
     outcome = test_result(results)
     context.write_json("report.json", {**outcome, "suites": [result.to_json() for result in results]})
     write_atomic(context.out / "page.html", render(results).encode())
@@ -29,5 +23,5 @@ def run(context: StageContext) -> StageResult:
         "failed": len(outcome["failedTests"]),
         "rows": sum(result.rows for result in results),
     }
-    refusal = tuple(f"validation failed: {name}" for name in outcome["failedTests"])
+    refusal = tuple(f"validation: {failure}" for result in results for failure in result.failures())
     return StageResult(summary, details=outcome, refusal=refusal)

@@ -21,9 +21,9 @@ def match_image(truth, found, subset, iou):
     people = []
     for box, ignore, visibility in truth:
         height = box[3] - box[1]
-        visibility = 1.0 if math.isnan(visibility) else visibility
         inside = subset.min_height <= height <= subset.max_height
-        seen = subset.min_visibility <= visibility <= subset.max_visibility
+        visible = 1.0 if math.isnan(visibility) else visibility
+        seen = subset.min_visibility <= visible <= subset.max_visibility
         people.append((box, ignore or not inside or not seen))
     kept = [
         (box, score)
@@ -42,7 +42,9 @@ def match_image(truth, found, subset, iou):
         if chosen is not None:
             taken.add(chosen)
             result.append((score, 1))
-        elif any(ignored and area(box) > 0 and intersection(box, p) / area(box) >= iou for p, ignored in people):
+        elif any(
+            ignored and area(box) > 0 and intersection(box, p) / area(box) >= iou for p, ignored in people
+        ):
             result.append((score, -1))
         else:
             result.append((score, 0))

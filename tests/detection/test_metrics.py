@@ -32,7 +32,9 @@ FOUND = ["image_id", "x1", "y1", "x2", "y2", "score"]
 
 def tables(images):
     """``images``: per image a list of (box, ignore, visibility) and a list of (box, score)."""
-    truth = [(f"i{n}", *box, ignore, seen) for n, (boxes, _) in enumerate(images) for box, ignore, seen in boxes]
+    truth = [
+        (f"i{n}", *box, ignore, seen) for n, (boxes, _) in enumerate(images) for box, ignore, seen in boxes
+    ]
     found = [(f"i{n}", *box, score) for n, (_, boxes) in enumerate(images) for box, score in boxes]
     names = [f"i{n}" for n in range(len(images))]
     numbers = {"x1": float, "y1": float, "x2": float, "y2": float}
@@ -62,7 +64,11 @@ people = st.tuples(boxes(), st.booleans(), st.sampled_from([0.1, 0.2, 0.64, 0.65
 @st.composite
 def data_sets(draw):
     """Images whose detections all have different scores: among equals any order is right."""
-    images = draw(st.lists(st.tuples(st.lists(people, max_size=5), st.lists(boxes(), max_size=7)), min_size=1, max_size=6))
+    images = draw(
+        st.lists(
+            st.tuples(st.lists(people, max_size=5), st.lists(boxes(), max_size=7)), min_size=1, max_size=6
+        )
+    )
     count = sum(len(found) for _, found in images)
     scores = iter(draw(st.permutations([(rank + 1) / (count + 1) for rank in range(count)])))
     return [(truth, [(box, next(scores)) for box in found]) for truth, found in images]
@@ -78,9 +84,11 @@ def test_metrics_equal_the_literal_definition(images, name, threshold):
     for index, (detections, _) in enumerate(expected):
         mine = found.image_index == index
         assert list(zip(found.score[mine], found.state[mine], strict=True)) == detections
-    assert metrics.false_positives_per_image(found, threshold) == pytest.approx(
-        slow.false_positives_per_image(expected, threshold)
-    ) or not found.people.sum()
+    assert (
+        metrics.false_positives_per_image(found, threshold)
+        == pytest.approx(slow.false_positives_per_image(expected, threshold))
+        or not found.people.sum()
+    )
     assume(found.people.sum() > 0)
     assert metrics.average_precision(found) == pytest.approx(slow.average_precision(expected))
     assert metrics.log_average_miss_rate(found) == pytest.approx(slow.log_average_miss_rate(expected))
@@ -145,14 +153,20 @@ def test_average_precision_equals_cocos(seed):
             place = [box[0], box[1], box[2] - box[0], box[3] - box[1]]
             results.append({"image_id": number, "category_id": 1, "bbox": place, "score": score})
     names = [{"id": number, "width": 400, "height": 400} for number in range(1, len(images) + 1)]
-    truth = faster_coco_eval.COCO({"images": names, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]})
-    evaluation = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=lambda *_: None)
+    truth = faster_coco_eval.COCO(
+        {"images": names, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
+    )
+    evaluation = faster_coco_eval.COCOeval_faster(
+        truth, truth.loadRes(results), "bbox", print_function=lambda *_: None
+    )
     evaluation.params.maxDets = [1000]
     evaluation.params.iouThrs = np.array([0.5])
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
     evaluation.evaluate()
     evaluation.accumulate()
-    assert metrics.average_precision(matched(images)) == pytest.approx(evaluation.eval["precision"].mean(), abs=1e-9)
+    assert metrics.average_precision(matched(images)) == pytest.approx(
+        evaluation.eval["precision"].mean(), abs=1e-9
+    )
 
 
 BOX = (0, 0, 24, 60)
@@ -193,7 +207,9 @@ def test_a_real_person_is_preferred_to_an_ignored_box():
         (HEAVY, 60, math.nan, False),
     ],
 )
-def test_bounds_of_a_subset_are_closed_and_people_outside_are_ignored_not_missed(subset, height, visibility, counted):
+def test_bounds_of_a_subset_are_closed_and_people_outside_are_ignored_not_missed(
+    subset, height, visibility, counted
+):
     box = (0, 0, 30, height)
     found = matched([([(box, False, visibility)], [(box, 0.9)])], subset)
     assert found.people.tolist() == [int(counted)]

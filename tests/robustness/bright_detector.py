@@ -14,7 +14,7 @@ from secpipeline.datasets.loading import Truth
 from secpipeline.detection.interface import Detector
 
 STREET, PERSON, PIVOT = 124, 132, 129.5
-HEIGHT, WIDTH, STRIDE = 64, 96, 8
+HEIGHT, WIDTH, DOWN, ACROSS = 64, 96, 24, 8
 BOX_HEIGHT, BOX_WIDTH = 40, 16
 
 
@@ -37,22 +37,23 @@ class BrightDetector(Detector):
     name = "bright"
 
     def __init__(self, gain: float = 400.0) -> None:
-        super().__init__({"gain": float(gain)})
+        super().__init__()
+        self.config = {"gain": float(gain)}
         self.gain = torch.nn.Parameter(torch.tensor(float(gain)))
 
     def logits(self, images):
-        pooled = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), (BOX_HEIGHT, BOX_WIDTH), STRIDE)
+        pooled = torch.nn.functional.avg_pool2d(
+            images.mean(1, keepdim=True), (BOX_HEIGHT, BOX_WIDTH), (DOWN, ACROSS)
+        )
         return (self.gain * (pooled - PIVOT / 255)).flatten(1)
 
     def encode(self, truth, height, width):
-        places = [tuple(box[:2] / STRIDE) for people in truth for box in people.boxes]
-        assert all(float(x).is_integer() and float(y).is_integer() for x, y in places)
-        columns = (width - BOX_WIDTH) // STRIDE + 1
-        rows = (height - BOX_HEIGHT) // STRIDE + 1
+        columns = (width - BOX_WIDTH) // ACROSS + 1
+        rows = (height - BOX_HEIGHT) // DOWN + 1
         values = torch.zeros(len(truth), rows * columns)
         for index, people in enumerate(truth):
             for x1, y1, *_ in people.boxes:
-                values[index, int(y1 // STRIDE) * columns + int(x1 // STRIDE)] = 1
+                values[index, int(y1 // DOWN) * columns + int(x1 // ACROSS)] = 1
         return Targets(values)
 
     def losses(self, images, encoded):
@@ -63,15 +64,15 @@ class BrightDetector(Detector):
 
     def dense(self, images):
         scores = self.logits(images).sigmoid()
-        columns = (images.shape[3] - BOX_WIDTH) // STRIDE + 1
+        columns = (images.shape[3] - BOX_WIDTH) // ACROSS + 1
         places = torch.arange(scores.shape[1])
-        corner = torch.stack([places % columns, places // columns], 1) * float(STRIDE)
+        corner = torch.stack([places % columns * ACROSS, places // columns * DOWN], 1).float()
         boxes = torch.cat([corner, corner + torch.tensor([BOX_WIDTH, BOX_HEIGHT])], 1)
         return boxes.expand(len(images), -1, -1), scores
 
 
 def street(count: int, seed: int = 0, people: tuple[int, int] = (0, 3)):
-    """``count`` images with their truth, box table and names; people never overlap each other."""
+    """``count`` images with their truth, box table and names; people are half a width or more apart."""
     rng = np.random.default_rng(seed)
     images = np.full((count, 3, HEIGHT, WIDTH), STREET, np.uint8)
     truth, rows = [], []
@@ -79,7 +80,7 @@ def street(count: int, seed: int = 0, people: tuple[int, int] = (0, 3)):
         columns = rng.permutation(3)[: rng.integers(people[0], people[1] + 1)]
         boxes = np.zeros((len(columns), 4), np.float32)
         for place, column in enumerate(columns):
-            x, y = column * 32 + rng.integers(0, 3) * STRIDE, rng.integers(0, 4) * STRIDE
+            x, y = column * 32 + rng.integers(0, 2) * ACROSS, rng.integers(0, 2) * DOWN
             boxes[place] = (x, y, x + BOX_WIDTH, y + BOX_HEIGHT)
             images[index, :, y : y + BOX_HEIGHT, x : x + BOX_WIDTH] = PERSON
             rows.append((f"image-{index}", *boxes[place].tolist(), False, 1.0, float(BOX_HEIGHT)))

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,9 @@ def detections(detector, images):
 )
 def test_attacked_images_stay_in_the_ball_and_in_range(objective, epsilon, steps, random_start, seed):
     detector, images, encoded, _ = batch(2, seed)
-    attacked = perturb(detector, images, encoded, attack(objective, steps, epsilon, random_start), seeded(seed))
+    attacked = perturb(
+        detector, images, encoded, attack(objective, steps, epsilon, random_start), seeded(seed)
+    )
     assert (attacked - images).abs().max() <= epsilon + 1e-6
     assert attacked.min() >= 0
     assert attacked.max() <= 1
@@ -55,7 +59,7 @@ def test_loss_rises_with_the_detection_loss_attack_and_more_with_more_steps():
     for steps in (1, 5, 10):
         attacked = perturb(detector, images, encoded, AttackSpec(**{**vars(spec), "steps": steps}), seeded())
         losses.append(OBJECTIVES["detection_loss"](detector, attacked, encoded))
-    assert all((after > before).all() for before, after in zip(losses, losses[1:], strict=False))
+    assert all((after > before).all() for before, after in itertools.pairwise(losses))
 
 
 def test_one_step_without_random_start_is_the_fast_gradient_sign_method():

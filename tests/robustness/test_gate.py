@@ -13,13 +13,22 @@ from secpipeline.robustness.policy import load_policy
 from secpipeline.robustness.statistics import Interval
 
 POLICY = load_policy(Path(__file__).parents[2] / "policies" / "default.yaml")
-ATTACKS = {"fgsm": ("detection_loss", 1), "pgd": ("detection_loss", 10), "vanish": ("vanish", 10), "fabricate": ("fabricate", 10)}
+ATTACKS = {
+    "fgsm": ("detection_loss", 1),
+    "pgd": ("detection_loss", 10),
+    "vanish": ("vanish", 10),
+    "fabricate": ("fabricate", 10),
+}
 GOOD = {"ap50": 0.9, "mr2": 0.2, "miss_rate": 0.1, "fppi": 0.2}
 RANK = {"fail": 0, "inconclusive": 1, "pass": 2}
 
 
 def around(value, width=0.02):
-    return {"value": value, "low": max(0.0, value - width), "high": min(1.0, value + width) if value <= 1 else value + width}
+    return {
+        "value": value,
+        "low": max(0.0, value - width),
+        "high": min(1.0, value + width) if value <= 1 else value + width,
+    }
 
 
 def condition(kind, **facts):
@@ -27,7 +36,11 @@ def condition(kind, **facts):
 
 
 def robustness():
-    conditions = {"clean": condition("clean"), "noise": condition("control"), "grey_patch": condition("control")}
+    conditions = {
+        "clean": condition("clean"),
+        "noise": condition("control"),
+        "grey_patch": condition("control"),
+    }
     for name, (objective, steps) in ATTACKS.items():
         conditions[name] = condition(
             "attack",
@@ -213,7 +226,8 @@ UNUSED = OPTIONAL | {
 NEEDED = [
     path
     for path in PATHS
-    if path not in UNUSED and not (path[:3] == SERVED and len(path) > 4 and path not in {(*SERVED, "clean", "ap50")})
+    if path not in UNUSED
+    and not (path[:3] == SERVED and len(path) > 4 and path not in {(*SERVED, "clean", "ap50")})
 ]
 
 
@@ -247,7 +261,12 @@ def test_strange_evidence_never_passes(reports):
 
 
 MEASURES = [
-    *((*place, attack, name) for place in (CONDITIONS, SERVED) for attack in ATTACKS for name in ("ap50", "miss_rate", "fppi")),
+    *(
+        (*place, attack, name)
+        for place in (CONDITIONS, SERVED)
+        for attack in ATTACKS
+        for name in ("ap50", "miss_rate", "fppi")
+    ),
     (*CONDITIONS, "clean", "ap50"),
     (*SERVED, "clean", "ap50"),
     ("robustness", "corrupted_mean_ap50"),
@@ -290,7 +309,7 @@ def test_bounds_mean_what_the_policy_says(value, down, up, limit, floor):
         assert found.high < limit if floor else found.low > limit
     if outcome == "pass":
         assert found.value >= limit if floor else found.value <= limit
-    if floor and found.low >= limit or not floor and found.high <= limit:
+    if (floor and found.low >= limit) or (not floor and found.high <= limit):
         assert outcome == "pass"
 
 

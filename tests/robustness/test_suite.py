@@ -17,7 +17,8 @@ from secpipeline.robustness.suite import load_suite, run_suite
 POLICIES = Path(__file__).parents[2] / "policies"
 SUITE = dataclasses.replace(load_suite(POLICIES / "attacks.yaml"), resamples=100, gallery=3)
 POLICY = load_policy(POLICIES / "default.yaml")
-COUNT = 120
+SHORT = dataclasses.replace(SUITE, corruptions=("jpeg",), severities=(1,))
+COUNT = 150
 
 
 def measure(detector, black_box=None, count=COUNT, people=(0, 3), suite=SUITE, seed=5):
@@ -58,24 +59,37 @@ def test_each_condition_has_its_known_effect(outcome):
     for harmless in ("clean", "noise"):
         assert value(report, harmless, "ap50") == pytest.approx(1.0)
         assert value(report, harmless, "miss_rate") == 0
-    assert value(report, "pgd", "ap50") < 0.1
     assert value(report, "vanish", "miss_rate") == 1
     assert value(report, "vanish", "fppi") == 0
-    assert value(report, "fabricate", "fppi") > 1
+    assert value(report, "fabricate", "miss_rate") == 0
+    assert value(report, "fabricate", "fppi") > 5
     assert value(report, "low_light-3", "ap50") == 0
+
+
+def test_rates_see_what_average_precision_is_blind_to(outcome):
+    # The order of the scores survives both attacks, and precision looks at nothing else.
+    assert (
+        value(outcome.report, "vanish", "ap50")
+        == value(outcome.report, "fabricate", "ap50")
+        == pytest.approx(1.0)
+    )
 
 
 def test_attacks_report_their_strength_and_soundness(outcome):
     for spec in SUITE.attacks:
         facts = outcome.report["conditions"][spec.name]
-        assert (facts["epsilon"], facts["steps"], facts["objective"]) == (spec.epsilon, spec.steps, spec.objective)
+        assert (facts["epsilon"], facts["steps"], facts["objective"]) == (
+            spec.epsilon,
+            spec.steps,
+            spec.objective,
+        )
         assert facts["zero_gradient_share"] == facts["non_finite_share"] == 0
         assert spec.epsilon - 1e-6 <= facts["largest_change"] <= spec.epsilon + 1e-6
     health = outcome.report["health"]
     assert health["images"] == SUITE.health.images
-    assert health["sanity_ap50"] < 0.05
-    assert health["doubling_gain"] < 0.05
-    assert health["noise_advantage"] < -0.8
+    assert health["sanity_ap50"] < 0.15
+    # One step is as good as many against a detector that is linear in the pixels.
+    assert health["doubling_gain"] == health["single_step_advantage"] == pytest.approx(0)
 
 
 def test_the_artifact_sees_the_same_images(outcome):
@@ -86,8 +100,11 @@ def test_the_artifact_sees_the_same_images(outcome):
 
 
 def test_an_artifact_that_differs_is_seen():
-    report = measure(BrightDetector(), sleeping, suite=dataclasses.replace(SUITE, corruptions=("jpeg",))).report
-    assert report["black_box"]["agreement"] == {"max_ap50_difference": pytest.approx(1.0), "at_condition": "clean"}
+    report = measure(BrightDetector(), sleeping, suite=SHORT).report
+    assert report["black_box"]["agreement"] == {
+        "max_ap50_difference": pytest.approx(1.0),
+        "at_condition": "clean",
+    }
     reasons = {reason.code for reason in decide(POLICY, {"robustness": report}).reasons}
     assert {"artifact-agreement", "artifact-clean-ap50"} <= reasons
 
@@ -103,10 +120,12 @@ def test_the_gallery_shows_images_with_people_clean_attacked_and_with_controls(o
         assert 0 < np.abs(difference).max() <= 4
 
 
-def test_the_report_is_json_and_the_same_for_the_same_seed(outcome):
-    again = measure(BrightDetector(), same_detector)
-    assert canonical_json(again.report) == canonical_json(outcome.report)
-    assert canonical_json(measure(BrightDetector(), seed=6).report) != canonical_json(outcome.report)
+def test_the_report_is_json_and_the_same_for_the_same_seed():
+    first, again, other = (
+        measure(BrightDetector(), count=20, suite=SHORT, seed=seed).report for seed in (5, 5, 6)
+    )
+    assert canonical_json(first) == canonical_json(again)
+    assert canonical_json(first) != canonical_json(other)
 
 
 def test_the_gate_fails_a_detector_that_the_suite_broke(outcome):
@@ -119,9 +138,8 @@ def test_the_gate_fails_a_detector_that_the_suite_broke(outcome):
     verdict = decide(POLICY, {**others, "robustness": report})
     assert verdict.verdict == "fail"
     codes = {reason.code for reason in verdict.reasons}
-    assert {"attacked-ap50", "attacked-miss-rate", "attacked-fppi", "corrupted-ap50"} <= codes
-    assert "clean-ap50" not in codes
-    assert "coverage" not in codes
+    assert {"attacked-miss-rate", "attacked-fppi", "artifact-attacked-miss-rate"} <= codes
+    assert not codes & {"clean-ap50", "coverage", "enough-people", "artifact-agreement"}
 
 
 def test_a_detector_without_gradients_is_found_unsound_not_robust():
@@ -131,7 +149,7 @@ def test_a_detector_without_gradients_is_found_unsound_not_robust():
         def logits(self, images):
             return super().logits(images).detach() * 1.0 + 0.0 * images.sum()
 
-    report = measure(Masked(), same_detector).report
+    report = measure(Masked(), same_detector, suite=SHORT).report
     assert report["conditions"]["pgd"]["zero_gradient_share"] == 1
     assert value(report, "pgd", "ap50") > 0.9
     codes = {reason.code for reason in decide(POLICY, {"robustness": report}).reasons}
@@ -139,7 +157,7 @@ def test_a_detector_without_gradients_is_found_unsound_not_robust():
 
 
 def test_images_without_people_are_measured_as_far_as_possible_and_decide_nothing():
-    report = measure(BrightDetector(), same_detector, count=8, people=(0, 0)).report
+    report = measure(BrightDetector(), same_detector, count=8, people=(0, 0), suite=SHORT).report
     assert report["people"] == 0
     assert report["conditions"]["clean"]["ap50"] is None
     assert report["conditions"]["clean"]["fppi"]["value"] == 0
@@ -149,14 +167,14 @@ def test_images_without_people_are_measured_as_far_as_possible_and_decide_nothin
 
 
 def test_without_an_artifact_the_report_says_so_and_the_gate_does_not_pass():
-    report = measure(BrightDetector(), count=6).report
+    report = measure(BrightDetector(), count=6, suite=SHORT).report
     assert report["black_box"] is None
     assert decide(POLICY, {"robustness": report}).verdict == "inconclusive"
 
 
 def test_the_detector_keeps_its_mode():
     detector = BrightDetector().train()
-    measure(detector, count=2, people=(1, 1))
+    measure(detector, count=2, people=(1, 1), suite=SHORT)
     assert detector.training
 
 

@@ -67,25 +67,25 @@ DAMAGE = {
     "missing source": ("images", "source", None, "not_be_null(source)"),
     "one-pixel image": ("images", "width", 1, "be_between(width)"),
     "missing coordinate": (
-        "boxes",
+        "relations",
         "x1",
         np.nan,
         "box_inside_image(x1, y1, x2, y2, image_width, image_height)",
     ),
     "infinite coordinate": (
-        "boxes",
+        "relations",
         "x2",
         np.inf,
         "box_inside_image(x1, y1, x2, y2, image_width, image_height)",
     ),
     "box left of the image": (
-        "boxes",
+        "relations",
         "x1",
         -3.0,
         "box_inside_image(x1, y1, x2, y2, image_width, image_height)",
     ),
     "box without an area": (
-        "boxes",
+        "relations",
         "x2",
         0.0,
         "box_inside_image(x1, y1, x2, y2, image_width, image_height)",
@@ -138,7 +138,7 @@ def test_the_same_box_twice_fails():
 
 
 def test_row_examples_name_image_and_box():
-    images, boxes = make_tables()
+    _, boxes = make_tables()
     boxes.loc[2, "label"] = "cyclist"
 
     suite = validate(load_suite(EXPECTATIONS / "boxes.json"), boxes)
