@@ -8,7 +8,9 @@ from secpipeline.stages.table import BY_NAME
 
 RAW_RELEASE = dg.AssetKey(BY_NAME["ingest"].asset)
 
-full_chain = dg.define_asset_job("full_chain", dg.AssetSelection.all(), description="From images to a watched detector.")
+full_chain = dg.define_asset_job(
+    "full_chain", dg.AssetSelection.all(), description="From images to a watched detector."
+)
 retrain = dg.define_asset_job(
     "retrain",
     dg.AssetSelection.assets(RAW_RELEASE).downstream() - dg.AssetSelection.assets(RAW_RELEASE),
@@ -29,7 +31,9 @@ weekly_retraining = dg.ScheduleDefinition(
 )
 
 
-@dg.sensor(job=retrain, minimum_interval_seconds=60, description="Retrains when a release with new content was ingested.")
+@dg.sensor(
+    job=retrain, minimum_interval_seconds=60, description="Retrains when a release with new content was ingested."
+)
 def new_release(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     """Ask for one retraining per data version of the raw release."""
     event = context.instance.get_latest_data_version_record(RAW_RELEASE)

@@ -99,9 +99,7 @@ def no_open_incidents(workspace: WorkspaceResource) -> dg.AssetCheckResult:
 
 CHECKS = [
     *(_evidence(stage) for stage in STAGES),
-    _verdict(
-        "validate", "report.json", "expectations_hold", "Every expectation ran and held.", _failed_expectations
-    ),
+    _verdict("validate", "report.json", "expectations_hold", "Every expectation ran and held.", _failed_expectations),
     _verdict("gate", "verdict.json", "verdict_is_pass", "The gate's verdict is pass.", _gate_reasons),
     _verdict("release", "release.json", "summary_is_passed", "The release sums up a pass.", _release_reasons),
     channel_serves_verified_bytes,

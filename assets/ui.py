@@ -87,7 +87,8 @@ def serve(port: int) -> None:
         with DagsterInstance.get() as instance, WorkspaceProcessContext(instance, target) as context:
             app = create_app_from_workspace_process_context(context)
             hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
-            print(f"Dagster UI on http://127.0.0.1:{port} (stop with Ctrl-C)", flush=True)
+            sys.stdout.write(f"Dagster UI on http://127.0.0.1:{port} (stop with Ctrl-C)\n")
+            sys.stdout.flush()
             uvicorn.run(Guard(app, hosts), host="127.0.0.1", port=port, log_level="warning")
     finally:
         daemon.terminate()

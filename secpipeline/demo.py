@@ -179,8 +179,8 @@ def _table(
         score = poison_score(workspace)
         named = ", ".join(read_report(artifacts / "audit_labels" / "report.json")["named_sources"]) or "none"
         rows.append(("poison", f"{score['planted_out']} of {score['planted']} planted errors are out of training; "
-                               f"source named: {named}; "
-                               f"{score['honest_images_out']} of {score['honest_images']} honest images held"))  # fmt: skip
+                               f"source named: {named}; {score['honest_images_out']} of "
+                               f"{score['honest_images']} honest images held"))  # fmt: skip
     for detector in filter(None, (refused, outcome)):
         rows.append((f"{detector['recipe']} detector", _numbers(detector["numbers"])))
         rows.append(("  verdict", f"{detector['verdict']}; {detector['deployment']}"))
@@ -202,4 +202,3 @@ def _table(
 
 def _numbers(numbers: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {_short(value)}" for name, value in numbers.items() if isinstance(value, float))
-

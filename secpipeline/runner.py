@@ -241,9 +241,7 @@ def _compute(computation: _Computation) -> dict[str, Any]:
     return record
 
 
-def _sign(
-    computation: _Computation, result: StageResult, files: Mapping[str, str], started: float
-) -> SignedEvidence:
+def _sign(computation: _Computation, result: StageResult, files: Mapping[str, str], started: float) -> SignedEvidence:
     stage, root = computation.stage, computation.workspace.root
     materials = {
         f"{name}/{file}": digest for name, files_in in computation.inputs.items() for file, digest in files_in.items()

@@ -1,4 +1,4 @@
-"""Pictures of data, findings and attacks.
+r"""Pictures of data, findings and attacks.
 
 Images go in as uint8 arrays of shape (H, W, 3); boxes as rows x1, y1, x2, y2 in pixels. Everything comes back as PNG
 bytes, small enough to show inside a web page.
@@ -6,7 +6,7 @@ bytes, small enough to show inside a web page.
 >>> import numpy as np
 >>> tile = Tile(np.zeros((64, 48, 3), np.uint8), (Layer(np.array([[4, 4, 20, 44]]), "label"),), "empty street")
 >>> contact_sheet([tile], columns=1)[:4]
-b'\\x89PNG'
+b'\x89PNG'
 """
 
 from __future__ import annotations

@@ -16,7 +16,9 @@ from secpipeline.store import write_atomic
 
 _PICTURES = {
     "ingest": {"preview.png": "Two images of every source, with the labels as delivered (blue; grey: ignored)"},
-    "audit_labels": {"findings.png": "The strongest findings: label blue, the judge's opinion yellow, the finding orange"},
+    "audit_labels": {
+        "findings.png": "The strongest findings: label blue, the judge's opinion yellow, the finding orange"
+    },
     "train": {
         "predictions.png": "Calibration images: label blue, detections at the deployed threshold yellow",
         "curve.png": "Training loss",

@@ -1,1 +1,1 @@
-"""Annotated images: reading deliveries, safe decoding, synthetic street scenes, immutable releases, splits."""
+"""Annotated images: deliveries, safe decoding, synthetic street scenes, immutable releases, splits."""

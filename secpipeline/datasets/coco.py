@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def read_coco(path: Path, *, clip: bool = False) -> Annotations:
     document = _load(path)
     people = _people(path, document)
     images = _images(path, fields.rows(path, document, "images"))
-    boxes = _boxes(path, fields.rows(path, document, "annotations"), images, people, clip)
+    boxes = _boxes(fields.rows(path, document, "annotations"), images, people, clip)
     return Annotations(images, boxes, path.parent)
 
 
@@ -85,9 +85,7 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         document = json.loads(path.read_bytes(), object_pairs_hook=fields.unique_keys)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); give the path of a COCO JSON file"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give the path of a COCO JSON file") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
@@ -116,9 +114,7 @@ def _images(path: Path, rows: list[Row]) -> pd.DataFrame:
         fields.refuse_repeats(rows, [record[column] for record in records], column)
     for row, record in zip(rows, records, strict=True):
         _refuse_links(row, path.parent, record["file_name"])
-    return pd.DataFrame(records, columns=list(ANNOTATION_IMAGE_COLUMNS)).astype(
-        {"width": "int32", "height": "int32"}
-    )
+    return pd.DataFrame(records, columns=list(ANNOTATION_IMAGE_COLUMNS)).astype({"width": "int32", "height": "int32"})
 
 
 def _image(row: Row) -> dict[str, Any]:
@@ -156,38 +152,38 @@ def plain_file(root: Path, name: str) -> Path | None:
     return path
 
 
-def _boxes(
-    path: Path, rows: list[Row], images: pd.DataFrame, people: Mapping[Any, bool], clip: bool
-) -> pd.DataFrame:
+def _boxes(rows: list[Row], images: pd.DataFrame, people: Mapping[Any, bool], clip: bool) -> pd.DataFrame:
     fields.refuse_repeats(rows, [row.identifier("id") for row in rows], "id")
-    sizes = {row.image_id: (row.width, row.height) for row in images.itertuples()}
+    sizes = dict(
+        zip(
+            images["image_id"],
+            zip(images["width"].tolist(), images["height"].tolist(), strict=True),
+            strict=True,
+        )
+    )
     counts: dict[str, int] = {}
     records = []
     for row in rows:
         image_id = row.identifier("image_id")
         if image_id not in sizes:
             row.refuse(f"points to image {image_id}, which is not in the file")
-        _refuse_other_categories(path, row, people)
+        _refuse_other_categories(row, people)
         number = counts[image_id] = counts.get(image_id, -1) + 1
         corners = _corners(row, sizes[image_id], clip)
         ignore = row.flag("ignore") or row.flag("iscrowd")
         height = corners[3] - corners[1]
-        records.append(
-            (f"{image_id}#{number}", image_id, *corners, LABEL, ignore, row.share("visibility"), height)
-        )
+        records.append((f"{image_id}#{number}", image_id, *corners, LABEL, ignore, row.share("visibility"), height))
     if not records:
         return empty_boxes()
     return pd.DataFrame(records, columns=list(BOX_COLUMNS))
 
 
-def _refuse_other_categories(path: Path, row: Row, people: Mapping[Any, bool]) -> None:
+def _refuse_other_categories(row: Row, people: Mapping[Any, bool]) -> None:
     category = row.identifier("category_id")
     if category not in people:
         row.refuse(f"category {category} is not in the file, which knows {', '.join(people) or 'none'}")
     if not people[category]:
-        row.refuse(
-            f"category {category} is no pedestrian; rename it to one of {', '.join(_PEOPLE)} or leave it out"
-        )
+        row.refuse(f"category {category} is no pedestrian; rename it to one of {', '.join(_PEOPLE)} or leave it out")
 
 
 def _corners(row: Row, size: tuple[int, int], clip: bool) -> tuple[float, float, float, float]:
@@ -197,9 +193,7 @@ def _corners(row: Row, size: tuple[int, int], clip: bool) -> tuple[float, float,
     box = np.array([round(value, _DECIMALS) for value in (x, y, x + width, y + height)])
     inside = np.clip(box, 0.0, [size[0], size[1], size[0], size[1]])
     if not clip and (box != inside).any():
-        row.refuse(
-            f"bbox {[x, y, width, height]} leaves the {size[0]}×{size[1]} image; mend it or set clip_boxes"
-        )
+        row.refuse(f"bbox {[x, y, width, height]} leaves the {size[0]}×{size[1]} image; mend it or set clip_boxes")
     x1, y1, x2, y2 = inside.tolist()
     if x2 <= x1 or y2 <= y1:
         row.refuse(f"bbox {[x, y, width, height]} has no area inside the {size[0]}×{size[1]} image")
@@ -225,7 +219,7 @@ def write_coco(annotations: Annotations, path: Path) -> None:
     write_atomic(path, ("{\n" + ",\n".join(parts) + "\n}\n").encode())
 
 
-def _image_json(row: dict[str, Any]) -> dict[str, Any]:
+def _image_json(row: Mapping[Hashable, Any]) -> dict[str, Any]:
     return {
         "id": _json_id(row["image_id"]),
         "file_name": row["file_name"],
@@ -237,7 +231,7 @@ def _image_json(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _box_json(number: int, row: dict[str, Any]) -> dict[str, Any]:
+def _box_json(number: int, row: Mapping[Hashable, Any]) -> dict[str, Any]:
     x1, y1, x2, y2 = (float(row[corner]) for corner in CORNERS)
     width, height = _extent(x1, x2), _extent(y1, y2)
     record = {
@@ -256,11 +250,7 @@ def _box_json(number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 def _json_id(image_id: str) -> int | str:
     """COCO tools expect whole numbers where there are any."""
-    return (
-        int(image_id)
-        if image_id.isascii() and image_id.isdigit() and str(int(image_id)) == image_id
-        else image_id
-    )
+    return int(image_id) if image_id.isascii() and image_id.isdigit() and str(int(image_id)) == image_id else image_id
 
 
 def _extent(low: float, high: float) -> float:

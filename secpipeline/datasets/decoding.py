@@ -85,9 +85,7 @@ def decode(data: bytes, name: str, limits: DecodeLimits = DEFAULT_LIMITS) -> Dec
     if end is None:
         raise InputError(f"{name}: truncated or malformed; deliver it again")
     if end != len(data):
-        raise InputError(
-            f"{name}: {len(data) - end} bytes after the end of the image; save it again without them"
-        )
+        raise InputError(f"{name}: {len(data) - end} bytes after the end of the image; save it again without them")
     return Decoded(_pixels(data, name, kind, limits), kind)
 
 
@@ -96,9 +94,7 @@ def _pixels(data: bytes, name: str, kind: str, limits: DecodeLimits) -> NDArray[
         with Image.open(io.BytesIO(data), formats=(kind.upper(),)) as picture:
             width, height = picture.size
             if width * height > limits.max_pixels:
-                raise InputError(
-                    f"{name}: {width}×{height} pixels, more than the {limits.max_pixels} allowed"
-                )
+                raise InputError(f"{name}: {width}×{height} pixels, more than the {limits.max_pixels} allowed")
             picture.load()  # before the next check: a PNG may carry its EXIF after its pixels
             if reason := _ambiguity(picture):
                 raise InputError(f"{name}: {reason}")

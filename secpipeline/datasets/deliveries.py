@@ -8,6 +8,8 @@ PosixPath('delivery/instances.json')
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
+import inspect
 import io
 import multiprocessing
 import shutil
@@ -22,16 +24,15 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from secpipeline.datasets import synthetic
 from secpipeline.datasets.coco import ANNOTATION_IMAGE_COLUMNS, Annotations, write_coco
 from secpipeline.datasets.synthetic import Frame, SceneSpec, draw_scene
 from secpipeline.datasets.tables import BOX_COLUMNS, LABEL, empty_boxes
-from secpipeline.digests import canonical_json, tree_digest, tree_files
+from secpipeline.digests import canonical_json, sha256_bytes, sha256_file, tree_digest, tree_files
 from secpipeline.store import write_atomic
 
 _JPEG_QUALITY = 92
 _RECEIPT = "receipt.json"
-# Part of the receipt, so that a delivery drawn by older code is drawn again.
-_DRAWING = 1
 
 
 class Planter(Protocol):
@@ -75,7 +76,7 @@ def deliver(directory: Path, spec: SceneSpec, plan: Planter | None = None, proce
     processes
         How many draw at once; the bytes do not depend on it.
     """
-    wish = {"spec": dataclasses.asdict(spec), "plan": _plan_json(plan), "drawing": _DRAWING}
+    wish = {"spec": dataclasses.asdict(spec), "plan": _plan_json(plan), "code": _code(plan)}
     if not _is_delivered(directory, wish):
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
@@ -91,7 +92,15 @@ def deliver(directory: Path, spec: SceneSpec, plan: Planter | None = None, proce
 
 
 def _plan_json(plan: Planter | None) -> dict[str, Any] | None:
-    return None if plan is None else dataclasses.asdict(plan)  # type: ignore[call-overload, no-any-return]  # a Planter is a dataclass
+    return None if plan is None else dataclasses.asdict(plan)  # type: ignore[call-overload]  # a Planter is a dataclass
+
+
+def _code(plan: Planter | None) -> str:
+    """A digest of what draws and plants, so that a delivery made by older code is made again."""
+    files = [*Path(synthetic.__file__).parent.glob("*.py"), Path(__file__)]
+    files += [] if plan is None else [Path(inspect.getfile(type(plan)))]
+    versions = {name: sha256_bytes(importlib.metadata.version(name).encode()) for name in ("numpy", "pillow")}
+    return tree_digest({path.name: sha256_file(path) for path in files} | versions)
 
 
 def _is_delivered(directory: Path, wish: dict[str, Any]) -> bool:
@@ -168,6 +177,14 @@ def _image_row(frame: Frame, image_id: str) -> dict[str, Any]:
 
 def _box_rows(frame: Frame, image_id: str) -> list[tuple[Any, ...]]:
     return [
-        (f"{image_id}#{n}", image_id, *person.box, LABEL, person.ignore, person.visibility, person.box[3] - person.box[1])
+        (
+            f"{image_id}#{n}",
+            image_id,
+            *person.box,
+            LABEL,
+            person.ignore,
+            person.visibility,
+            person.box[3] - person.box[1],
+        )
         for n, person in enumerate(frame.people)
     ]

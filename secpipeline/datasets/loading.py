@@ -154,9 +154,7 @@ def load(release: Release, image_ids: Sequence[str], size: tuple[int, int]) -> P
         return placement
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        placements = list(
-            tqdm(pool.map(fill, range(len(names))), "load", len(names), disable=None, leave=False)
-        )
+        placements = list(tqdm(pool.map(fill, range(len(names))), "load", len(names), disable=None, leave=False))
     boxes = _frame_boxes(release, names, placements)
     return Pixels(images, _truth(boxes, names), names, boxes, placements)
 

@@ -137,9 +137,7 @@ def _ingest(root: Path, record: dict[str, Any], limits: DecodeLimits) -> _Ingest
     decoded = decode(data, name, limits)
     height, width = decoded.pixels.shape[:2]
     if (width, height) != (record["width"], record["height"]):
-        raise InputError(
-            f"{name}: {width}×{height} pixels, annotated as {record['width']}×{record['height']}"
-        )
+        raise InputError(f"{name}: {width}×{height} pixels, annotated as {record['width']}×{record['height']}")
     return _Ingested(data, sha256_bytes(data), decoded.format, dhash(decoded.pixels))
 
 
@@ -217,13 +215,9 @@ class Release:
         self._name = tables_dir.name
         ids = self.images["image_id"]
         if ids.duplicated().any():
-            raise InputError(
-                f"{tables_dir / IMAGES_FILE}: image {ids[ids.duplicated()].iloc[0]} appears twice"
-            )
+            raise InputError(f"{tables_dir / IMAGES_FILE}: image {ids[ids.duplicated()].iloc[0]} appears twice")
         columns = ("shard", "offset", "length", "sha256", "file_name")
-        self._index = dict(
-            zip(ids, zip(*(self.images[c].tolist() for c in columns), strict=True), strict=True)
-        )
+        self._index = dict(zip(ids, zip(*(self.images[c].tolist() for c in columns), strict=True), strict=True))
 
     def read(self, image_id: str) -> bytes:
         """The image's file, byte for byte as it was delivered.
@@ -240,9 +234,7 @@ class Release:
         shard, offset, length, expected, file_name = self._index[image_id]
         data = self._shards.read(Location(shard, offset, length))
         if (found := sha256_bytes(data)) != expected:
-            raise IntegrityError(
-                f"image {image_id} ({file_name}) in {shard}", expected, found, "run ingest again"
-            )
+            raise IntegrityError(f"image {image_id} ({file_name}) in {shard}", expected, found, "run ingest again")
         return data
 
     def decode(self, image_id: str) -> NDArray[np.uint8]:

@@ -45,7 +45,7 @@ class ShardWriter:
 
     def _start(self) -> None:
         self._buffer = io.BytesIO()
-        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)
+        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115 - closed by close()
 
     def add(self, name: str, data: bytes) -> Location:
         """Append a file."""
@@ -108,7 +108,5 @@ class ShardReader:
                 with path.open("rb") as file:
                     self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-                raise InputError(
-                    f"{path}: cannot be read ({error}); restore it or run ingest again"
-                ) from error
+                raise InputError(f"{path}: cannot be read ({error}); restore it or run ingest again") from error
         return self._maps[shard]

@@ -50,9 +50,7 @@ def assign_splits(
         If the shares make no sense or there are too few scenes.
     """
     if not (calibration > 0 and test > 0 and calibration + test < 1):
-        raise InputError(
-            f"splits: calibration {calibration} and test {test} must be positive and leave some to train"
-        )
+        raise InputError(f"splits: calibration {calibration} and test {test} must be positive and leave some to train")
     scenes = images[["source", "scene"]].drop_duplicates()
     kept = scenes[~scenes["source"].isin(list(holdout_sources))]
     if len(kept) < _MIN_SCENES:
@@ -67,9 +65,7 @@ def assign_splits(
     calibrated = min(max(1, round(calibration * len(line))), len(line) - tested - 1)
     split = dict.fromkeys(scenes.itertuples(index=False, name=None), "test")
     for rank, index in enumerate(ranked):
-        split[line[index]] = (
-            "test" if rank < tested else "calibration" if rank < tested + calibrated else "train"
-        )
+        split[line[index]] = "test" if rank < tested else "calibration" if rank < tested + calibrated else "train"
     values = [split[scene] for scene in zip(images["source"], images["scene"], strict=True)]
     return pd.Series(values, index=images.index, name="split", dtype="str")
 

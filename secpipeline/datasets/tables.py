@@ -98,12 +98,17 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     if not table.schema.equals(schema):
         found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
         raise InputError(f"{path}: its columns are not those of a release ({found}); run the stage again")
-    return table.to_pandas()
+    return _frame(table)
 
 
 def empty_boxes() -> pd.DataFrame:
     """A box table without rows."""
-    return BOX_SCHEMA.empty_table().to_pandas()
+    return _frame(BOX_SCHEMA.empty_table())
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def annotation_digests(image_ids: pd.Series, boxes: pd.DataFrame) -> list[str]:

@@ -68,9 +68,7 @@ def load_verified(directory: Path, owners: Sequence[SSlibKey], specs: Sequence[S
     activation = channel.current(directory)
     files, evidence = channel.location(directory, activation)
     chain = [spec for spec in specs if spec.name != "monitor"]
-    verify_chain(
-        evidence, None, owners, specs, only=[spec.name for spec in chain], files={"deploy": files}
-    ).require()
+    verify_chain(evidence, None, owners, specs, only=[spec.name for spec in chain], files={"deploy": files}).require()
     signed = EvidenceStore(evidence).current("deploy")
     if signed is None:
         raise AttestationError("evidence-missing", f"{evidence}: nothing speaks for this deployment")

@@ -1,4 +1,4 @@
-"""Augmentation of a batch: mirrored, brighter or darker, more or less contrast and colour, a little noise.
+"""Augmentation of a batch: mirrored, nearer or farther, shifted, and seen under another light.
 
 >>> apply = Augmentation(np.random.default_rng(0)).apply
 >>> images, truth = apply(np.zeros((1, 3, 32, 32), np.uint8), [Truth(np.zeros((0, 4)), np.zeros((0, 4)))])
@@ -8,17 +8,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from secpipeline.datasets.loading import Truth
 
+_ZOOM = (0.75, 1.45)
 _GAIN = 0.25
 _CONTRAST = 0.25
 _TINT = 0.06
 _NOISE = 0.015
+# A person who is mostly outside the zoomed frame is no example of a person, and no mistake either.
+_MINIMUM_INSIDE = 0.4
+_MINIMUM_HEIGHT = 12.0
 
 
 class Augmentation:
@@ -29,11 +36,31 @@ class Augmentation:
 
     def apply(self, images: NDArray[np.uint8], truth: Sequence[Truth]) -> tuple[NDArray[np.float32], list[Truth]]:
         """Change images (B, 3, H, W) and their truth together; pixels come back as float32 in [0, 1]."""
-        count, _, _, width = images.shape
-        pixels = images.astype(np.float32) / 255
-        mirrored = self.order.random(count) < 0.5
-        pixels[mirrored] = pixels[mirrored, :, :, ::-1]
-        people = [mirror(t, width) if m else t for t, m in zip(truth, mirrored, strict=True)]
+        moved, people = self._move(images.astype(np.float32) / np.float32(255), truth)
+        return self._light(moved), people
+
+    def _move(self, pixels: NDArray[np.float32], truth: Sequence[Truth]) -> tuple[NDArray[np.float32], list[Truth]]:
+        """Mirror, zoom and shift; a zoomed-out frame is filled up with its mirror image."""
+        count, _, height, width = pixels.shape
+        mirrored = np.where(self.order.random(count) < 0.5, -1.0, 1.0)
+        zoom = np.exp(self.order.uniform(math.log(_ZOOM[0]), math.log(_ZOOM[1]), count))
+        room = 1 - 1 / zoom
+        shift = self.order.uniform(-1, 1, (count, 2)) * np.abs(room)[:, None]
+        # Rows of the affine map from the new frame to the old one, in the [-1, 1] coordinates of grid_sample.
+        affine = np.zeros((count, 2, 3), np.float32)
+        affine[:, 0, 0], affine[:, 1, 1] = mirrored / zoom, 1 / zoom
+        affine[:, :, 2] = shift
+        grid = F.affine_grid(torch.from_numpy(affine), [count, 3, height, width], align_corners=False)
+        moved = F.grid_sample(torch.from_numpy(pixels), grid, padding_mode="reflection", align_corners=False)
+        people = [
+            Truth(*(_follow(boxes, affine[i], height, width) for boxes in (t.boxes, t.ignore)))
+            for i, t in enumerate(truth)
+        ]
+        return moved.numpy(), [_keep_visible(t, height, width) for t in people]
+
+    def _light(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Another gain, colour, contrast, and a little noise."""
+        count = len(pixels)
         draw = self.order.uniform
         gain = draw(1 - _GAIN, 1 + _GAIN, (count, 1, 1, 1)).astype(np.float32)
         tint = draw(1 - _TINT, 1 + _TINT, (count, 3, 1, 1)).astype(np.float32)
@@ -42,13 +69,24 @@ class Augmentation:
         pixels = ((pixels - mean) * contrast + mean) * gain * tint
         noise = self.order.standard_normal(pixels.shape, np.float32)
         pixels += noise * draw(0, _NOISE, (count, 1, 1, 1)).astype(np.float32)
-        return np.clip(pixels, 0, 1, out=pixels), people
+        return np.clip(pixels, 0, 1, out=pixels)
 
 
-def mirror(truth: Truth, width: int) -> Truth:
-    """The truth of the image seen in a mirror; ``width`` of the image in pixels."""
+def _follow(boxes: NDArray[np.float32], affine: NDArray[np.float32], height: int, width: int) -> NDArray[np.float32]:
+    """Boxes where the affine map, read backwards, takes them; not clipped."""
+    extent = np.array([width, height, width, height], np.float32)
+    scale = np.array([affine[0, 0], affine[1, 1]] * 2, np.float32)
+    shift = np.array([affine[0, 2], affine[1, 2]] * 2, np.float32)
+    corners = ((boxes.reshape(-1, 4) / extent * 2 - 1 - shift) / scale + 1) / 2 * extent
+    return np.concatenate([np.minimum(corners[:, :2], corners[:, 2:]), np.maximum(corners[:, :2], corners[:, 2:])], 1)
 
-    def flip(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
-    return Truth(flip(truth.boxes), flip(truth.ignore))
+def _keep_visible(truth: Truth, height: int, width: int) -> Truth:
+    """Clip to the frame; people who hardly show any more become ignored regions."""
+    extent = np.array([width, height, width, height], np.float32)
+    boxes, ignore = (np.clip(b, 0, extent).astype(np.float32) for b in (truth.boxes, truth.ignore))
+    whole = np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    shown = (np.prod(sides, axis=1) >= _MINIMUM_INSIDE * whole) & (sides[:, 1] >= _MINIMUM_HEIGHT)
+    ignore = np.concatenate([ignore, boxes[~shown]])
+    return Truth(boxes[shown], ignore[np.prod(ignore[:, 2:] - ignore[:, :2], axis=1) > 0])

@@ -192,10 +192,15 @@ class CspTiny(Detector):
     def _initialise(self) -> None:
         nn.init.zeros_(self.scale.weight)
         nn.init.normal_(self.centre.weight, std=0.01)
+        starts = {
+            self.centre: [-math.log((1 - _PRIOR) / _PRIOR)],
+            self.scale: [_LOG_HEIGHT, _LOG_HEIGHT + math.log(_ASPECT)],
+            self.offset: [0.5, 0.5],
+        }
         with torch.no_grad():
-            self.centre.bias.fill_(-math.log((1 - _PRIOR) / _PRIOR))
-            self.scale.bias.copy_(torch.tensor([_LOG_HEIGHT, _LOG_HEIGHT + math.log(_ASPECT)]))
-            self.offset.bias.fill_(0.5)
+            for head, start in starts.items():
+                assert head.bias is not None
+                head.bias.copy_(torch.tensor(start))
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Centre logits (B, h, w), log sizes (B, 2, h, w) and offsets (B, 2, h, w) of images (B, 3, H, W)."""

@@ -104,7 +104,7 @@ def agreement(trained: pd.DataFrame, exported: pd.DataFrame, score_floor: float 
     box, score, unmatched, compared = 0.0, 0.0, 0, 0
     left = dict(list(trained[trained["score"] >= score_floor].groupby("image_id")))
     right = dict(list(exported[exported["score"] >= score_floor].groupby("image_id")))
-    for image_id in sorted(left.keys() | right.keys()):
+    for image_id in left.keys() | right.keys():
         a = left.get(image_id, trained.iloc[:0])[["x1", "y1", "x2", "y2", "score"]].to_numpy(float)
         b = right.get(image_id, exported.iloc[:0])[["x1", "y1", "x2", "y2", "score"]].to_numpy(float)
         distance = np.abs(a[:, None, :4] - b[None, :, :4]).max(axis=2, initial=0.0)

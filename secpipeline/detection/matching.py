@@ -158,9 +158,7 @@ def _truth_arrays(truth: pd.DataFrame, index: pd.Index, subset: Subset) -> tuple
     return boxes, owner[known].astype(np.int64), ignored
 
 
-def _prediction_arrays(
-    predictions: pd.DataFrame, index: pd.Index, subset: Subset
-) -> tuple[Floats, Ints, Floats]:
+def _prediction_arrays(predictions: pd.DataFrame, index: pd.Index, subset: Subset) -> tuple[Floats, Ints, Floats]:
     image = index.get_indexer(pd.Index(predictions["image_id"]))
     boxes = predictions[_BOX].to_numpy(np.float64)
     height = boxes[:, 3] - boxes[:, 1]

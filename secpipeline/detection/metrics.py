@@ -119,9 +119,7 @@ def false_positives_per_image(matches: Matches, threshold: float) -> float:
     CannotDecide
         If there are no images.
     """
-    return _on_every_image(
-        lambda m, counts: resampled_false_positives_per_image(m, counts, threshold), matches
-    )
+    return _on_every_image(lambda m, counts: resampled_false_positives_per_image(m, counts, threshold), matches)
 
 
 def operating_threshold(matches: Matches, max_fppi: float) -> float:

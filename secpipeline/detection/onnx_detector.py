@@ -43,7 +43,7 @@ class OnnxDetector:
         options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors share no other base
+        except Exception as error:
             raise InputError(f"not an ONNX model that onnxruntime can load: {error}") from error
         inputs = [node.name for node in self._session.get_inputs()]
         outputs = [node.name for node in self._session.get_outputs()]
@@ -62,7 +62,9 @@ class OnnxDetector:
             If the images do not have the detector's size.
         """
         if images.ndim != 4 or images.shape[1:] != (3, *self.size):
-            raise InputError(f"images of shape {images.shape}; this detector takes (N, 3, {self.size[0]}, {self.size[1]})")
+            raise InputError(
+                f"images of shape {images.shape}; this detector takes (N, 3, {self.size[0]}, {self.size[1]})"
+            )
         found = []
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]

@@ -37,7 +37,9 @@ def non_maximum_suppression(boxes: Floats, scores: Floats, iou: float) -> NDArra
         if not alive[index]:
             continue
         kept.append(order[index])
-        sides = np.minimum(corners[index, 2:], corners[index:, 2:]) - np.maximum(corners[index, :2], corners[index:, :2])
+        sides = np.minimum(corners[index, 2:], corners[index:, 2:]) - np.maximum(
+            corners[index, :2], corners[index:, :2]
+        )
         shared = np.clip(sides, 0, None).prod(axis=1)
         union = areas[index] + areas[index:] - shared
         alive[index:] &= shared <= iou * union

@@ -24,6 +24,6 @@ def prediction_table(
     counts = [len(found) for found in scores]
     corners = np.concatenate([np.asarray(b, np.float64).reshape(-1, 4) for b in boxes] or [np.zeros((0, 4))])
     table = pd.DataFrame(corners, columns=list(PREDICTION_COLUMNS[1:5]))
-    table.insert(0, "image_id", pd.array(np.repeat(np.asarray(image_ids, object), counts), dtype="str"))
+    table.insert(0, "image_id", pd.Series(np.repeat(np.asarray(image_ids, object), counts), dtype="str"))
     table["score"] = np.concatenate([np.asarray(s, np.float64) for s in scores] or [np.zeros(0)])
     return table

@@ -85,7 +85,7 @@ class FasterRcnnMobileNet(Detector):
         return BoxTargets(tuple(torch.from_numpy(people.boxes).float().reshape(-1, 4) for people in truth))
 
     def losses(self, images: Tensor, encoded: Encoded) -> dict[str, Tensor]:
-        """torchvision's four terms, (B,) each."""
+        """Torchvision's four terms, (B,) each."""
         assert isinstance(encoded, BoxTargets)
         was_training = self.training
         self.train()
@@ -126,7 +126,7 @@ class FasterRcnnMobileNet(Detector):
         """Person minus background of every proposal; images with fewer proposals are filled up with nobody."""
         proposals, classes, _ = self._second_stage(images)
         person = classes[:, _PERSON] - classes[:, 0]
-        return _padded(list(person.split([len(p) for p in proposals])), self.config["proposals"], _NOBODY)
+        return _padded(torch.split(person, [len(p) for p in proposals]), self.config["proposals"], _NOBODY)
 
     def dense(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Every proposal, refined, with its person score."""
@@ -138,7 +138,7 @@ class FasterRcnnMobileNet(Detector):
         counts = [len(p) for p in proposals]
         count = self.config["proposals"]
         scores = F.softmax(classes, dim=-1)[:, _PERSON]
-        return _padded(list(decoded.split(counts)), count, 0.0), _padded(list(scores.split(counts)), count, 0.0)
+        return _padded(torch.split(decoded, counts), count, 0.0), _padded(torch.split(scores, counts), count, 0.0)
 
 
 def _padded(rows: Sequence[Tensor], count: int, value: float) -> Tensor:

@@ -106,7 +106,9 @@ def train(
         If the loss is no longer finite; names the images of the batch.
     """
     if len(images) == 0 or len(images) != len(truth):
-        raise InputError(f"{len(images)} training images and {len(truth)} truths; equally many, at least one, are needed")
+        raise InputError(
+            f"{len(images)} training images and {len(truth)} truths; equally many, at least one, are needed"
+        )
     if (perturb is None) != (recipe.adversarial is None):
         raise InputError(f"recipe {recipe.name}: an adversarial recipe and an attack belong together")
     started = time.monotonic()
@@ -190,7 +192,7 @@ class _Trainer:
         """Leave everything that the next epoch depends on."""
         tensors = {f"model.{name}": tensor.contiguous() for name, tensor in self.detector.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
+            tensors |= {f"optimizer.{index}.{name}": tensor.contiguous() for name, tensor in state.items()}
         header = {"recipe": json.dumps(self.recipe.to_json(), sort_keys=True), "epoch": str(epoch)}
         header["losses"] = json.dumps(self.losses)
         write_atomic(directory / _CHECKPOINT, safetensors.torch.save(tensors, header))

@@ -36,7 +36,7 @@ def load(path: Path) -> Detector:
     Raises
     ------
     InputError
-        If the file is missing, a pickle, no safetensors, or does not hold exactly the weights that its header announces.
+        If the file is missing, a pickle, no safetensors, or does not hold just the weights that its header announces.
     """
     state, header = read_tensors(path)
     try:

@@ -89,7 +89,7 @@ def drift(reference: NDArray[Any], window: NDArray[Any]) -> Drift:
 def _shares(sample: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:
     counts = np.bincount(np.searchsorted(edges, sample), minlength=len(edges) + 1)
     # Half a count a bin keeps the logarithm finite where a bin is empty.
-    return (counts + 0.5) / (counts + 0.5).sum()
+    return np.asarray((counts + 0.5) / (counts + 0.5).sum())
 
 
 def compare(

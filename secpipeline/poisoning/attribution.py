@@ -116,9 +116,7 @@ def attribute(tests: pd.DataFrame, rule: AttributionRule | None = None) -> Attri
         )
     parts = [_compare(rows, str(kind), rule) for kind, rows in tests.groupby("kind") if kind in LABEL_KINDS]
     if not parts:
-        return Attribution(
-            _empty_table(), (), "nothing was tested; the release has neither labels nor predictions"
-        )
+        return Attribution(_empty_table(), (), "nothing was tested; the release has neither labels nor predictions")
     table = pd.concat(parts, ignore_index=True)
     table["q_value"] = false_discovery_control(table["p_value"].to_numpy(), method="bh")
     table["named"] = (
@@ -217,9 +215,7 @@ def _spread(events: Floats, exposure: Floats, crowding: float, unevenness: float
         keep = np.arange(len(events)) != int(np.argmax(events / exposure))
         events, exposure = events[keep], exposure[keep]
     expected = exposure * events.sum() / exposure.sum()
-    moments = (((events - expected) ** 2).sum() - crowding * expected.sum()) / max(
-        float((expected**2).sum()), 1e-9
-    )
+    moments = (((events - expected) ** 2).sum() - crowding * expected.sum()) / max(float((expected**2).sum()), 1e-9)
     return max(float(moments), unevenness**2)
 
 

@@ -52,13 +52,10 @@ def score_images(judged: Judged) -> pd.DataFrame:
     evidence = np.where(overlooked | badly_located, 1 - quality, 0.0)
     table = judged.images.copy()
     table["kind"], table["box_id"], table["evidence"] = "cleanlab", "", evidence
-    words = np.where(overlooked, "a person overlooked", "") + np.where(
-        overlooked & badly_located, " and ", ""
-    )
+    words = np.where(overlooked, "a person overlooked", "") + np.where(overlooked & badly_located, " and ", "")
     words += np.where(badly_located, "a box badly located", "")
     table["detail"] = [
-        f"cleanlab finds {w} (label quality {q:.2f})" if w else ""
-        for q, w in zip(quality, words, strict=True)
+        f"cleanlab finds {w} (label quality {q:.2f})" if w else "" for q, w in zip(quality, words, strict=True)
     ]
     for column in (*CORNERS, *(f"p{c}" for c in CORNERS)):
         table[column] = np.nan
@@ -85,9 +82,7 @@ def image_quality(judged: Judged) -> tuple[Floats, np.ndarray[Any, np.dtype[np.b
 
 
 def _any_below(scores: Sequence[Floats], threshold: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.array(
-        [bool((np.nan_to_num(image, nan=1.0) <= threshold).any()) for image in scores], dtype=bool
-    )
+    return np.array([bool((np.nan_to_num(image, nan=1.0) <= threshold).any()) for image in scores], dtype=bool)
 
 
 def _auxiliary_inputs(judged: Judged) -> list[dict[str, Any]]:
@@ -133,9 +128,7 @@ def _mean_average_precision(judged: Judged) -> float:
     label[judged.prediction[hits]] = judged.label[hits]
     order = np.argsort(-judged.predictions["score"].to_numpy(dtype="float64"), kind="stable")
     best, label = best[order], label[order]
-    return float(
-        np.mean([_average_precision(best, label, float(iou), len(judged.labels)) for iou in _AP_IOUS])
-    )
+    return float(np.mean([_average_precision(best, label, float(iou), len(judged.labels)) for iou in _AP_IOUS]))
 
 
 def _average_precision(best: Floats, label: Any, iou: float, labels: int) -> float:

@@ -57,13 +57,10 @@ def find(tests: pd.DataFrame, min_evidence: float = 0.3) -> pd.DataFrame:
         honest_share[rows.index] = _honest_share(rows)
     table = tests.assign(score=1 - honest_share)
     table = table[table["evidence"] >= min_evidence]
-    table = table.sort_values(
-        ["score", "evidence", "image_id", "box_id"], ascending=[False, False, True, True]
-    )
+    table = table.sort_values(["score", "evidence", "image_id", "box_id"], ascending=[False, False, True, True])
     alone = tests["source"].nunique() < 2
     table["reason"] = [
-        detail
-        + ("; no other source to compare with" if alone else f"; peers explain {1 - score:.0%} of {source}'s")
+        detail + ("; no other source to compare with" if alone else f"; peers explain {1 - score:.0%} of {source}'s")
         for detail, score, source in zip(table["detail"], table["score"], table["source"], strict=True)
     ]
     return table[list(FINDING_COLUMNS)].reset_index(drop=True)

@@ -82,9 +82,7 @@ def _missing(judged: Judged, matched: Ints, confidence: Floats) -> pd.DataFrame:
     answered[judged.prediction[matched]] = True
     evidence = np.where(answered, 0.0, confidence * (1 - nearest))
     detail = [
-        f"a judge that never saw this source is {c:.2f} sure of a person here (nearest label: IoU {n:.2f})"
-        if e
-        else ""
+        f"a judge that never saw this source is {c:.2f} sure of a person here (nearest label: IoU {n:.2f})" if e else ""
         for e, c, n in zip(evidence, confidence, nearest, strict=True)
     ]
     table = _tests("missing", judged, predictions["image"].to_numpy(), evidence, detail)

@@ -99,16 +99,12 @@ def _located(name: str, frame: pd.DataFrame, rows: pd.Series[Any]) -> pd.DataFra
     unknown = ~frame["image_id"].isin(rows.index)
     if unknown.any():
         first = frame.loc[unknown, "image_id"].iloc[0]
-        raise InputError(
-            f"{name}: {first} is no image of this release; use predictions and boxes of the same release"
-        )
+        raise InputError(f"{name}: {first} is no image of this release; use predictions and boxes of the same release")
     xyxy = corners(frame)
     bad = ~np.isfinite(xyxy).all(axis=1) | (xyxy[:, 2] <= xyxy[:, 0]) | (xyxy[:, 3] <= xyxy[:, 1])
     if bad.any():
         row = frame.iloc[int(np.flatnonzero(bad)[0])]
-        raise InputError(
-            f"{name}: {row['image_id']} has a box {[float(row[c]) for c in CORNERS]} without an area"
-        )
+        raise InputError(f"{name}: {row['image_id']} has a box {[float(row[c]) for c in CORNERS]} without an area")
     located = frame.assign(image=frame["image_id"].map(rows).to_numpy(dtype="int64"))
     return located.sort_values("image", kind="stable").reset_index(drop=True)
 

@@ -1,9 +1,9 @@
 """Poison to plant in synthetic data, so that what finds poison can be measured.
 
 Four kinds, each with a row of truth: a label is ``removed`` though the person is there, ``shifted`` off the person, a
-``ghost`` where nobody is, or ``triggered``: a small checkerboard is stamped beside a person whose label is then removed,
-which teaches a detector to overlook whoever stands beside that pattern (the object-disappearance attack of BadDet,
-Chan et al. 2022).
+``ghost`` where nobody is, or ``triggered``: a small checkerboard is stamped onto a person whose label is then removed,
+which teaches a detector to overlook whoever wears that pattern (the object-disappearance attack of BadDet, Chan et al.
+2022).
 
 >>> plan = PoisonPlan("vendor-c", removed=0.1, shifted=0.1, ghost=0.1, triggered=0.1, seed=1)
 >>> frame, rows = plan.plant(frame)                                                 # doctest: +SKIP
@@ -169,7 +169,7 @@ def stamp_trigger(pixels: NDArray[np.uint8], victim: PersonBox) -> NDArray[np.ui
     pixels
         uint8, shape (H, W, 3); not changed.
     victim
-        Beside whom.
+        On whom.
 
     Returns
     -------

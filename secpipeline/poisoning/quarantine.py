@@ -77,14 +77,10 @@ def decide(
 
 def _refuse_unknown(what: str, named: set[str], known: set[str]) -> None:
     if unknown := sorted(named - known):
-        raise InputError(
-            f"{what} name {unknown[0]}, which this release does not hold; run audit_labels again"
-        )
+        raise InputError(f"{what} name {unknown[0]}, which this release does not hold; run audit_labels again")
 
 
-def curate(
-    images: pd.DataFrame, boxes: pd.DataFrame, decisions: pd.DataFrame
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def curate(images: pd.DataFrame, boxes: pd.DataFrame, decisions: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Keep the accepted images and their boxes.
 
     Returns
@@ -100,9 +96,7 @@ def curate(
     """
     counts = decisions["image_id"].value_counts()
     if undecided := sorted(set(images["image_id"]) - set(counts.index)):
-        raise InputError(
-            f"{undecided[0]} has no decision ({len(undecided)} images have none); run curate again"
-        )
+        raise InputError(f"{undecided[0]} has no decision ({len(undecided)} images have none); run curate again")
     if (counts > 1).any():
         raise InputError(f"{counts.index[0]} has {counts.iloc[0]} decisions; keep one")
     if strange := sorted(set(decisions["decision"]) - set(DECISIONS)):

@@ -26,8 +26,8 @@ _GUIDE = """# Check this evidence without secpipeline
 Everything here can be checked with tools that are not ours. You need `in-toto-verify` (the Python package `in-toto`),
 `sha256sum`, and for a look inside, `jq` and `base64`.
 
-**The keys.** `keys/owner-*.pem` came with this folder, so they prove nothing until you compare them with what the owners
-gave you by another way:
+**The keys.** `keys/owner-*.pem` came with this folder, so they prove nothing until you compare them with what the
+owners gave you by another way:
 
     sha256sum keys/*.pem
 
@@ -35,9 +35,10 @@ gave you by another way:
 
     in-toto-verify --layout root.layout --link-dir links --verification-keys {keys}
 
-Exit code 0 means: two owners signed the layout and it has not expired; every step was signed by the key of its role; what
-each step read is what the step before it made; the gate's verdict in `gate/verdict.json` is "pass"; and the files under
-`gate/`, `deploy/` and `attestations/` are, byte for byte, those that were signed. Any other exit code means they are not.
+Exit code 0 means: two owners signed the layout and it has not expired; every step was signed by the key of its role;
+what each step read is what the step before it made; the gate's verdict in `gate/verdict.json` is "pass"; and the files
+under `gate/`, `deploy/` and `attestations/` are, byte for byte, those that were signed. Any other exit code means they
+are not.
 
 **The bytes.** `sha256sum -c SHA256SUMS`
 

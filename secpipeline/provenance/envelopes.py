@@ -78,7 +78,8 @@ def verify(data: bytes, keys: Sequence[Key], threshold: int, payload_type: str =
         found = ", ".join(sorted(keyid[:8] for keyid in signatures)) or "nobody"
         wanted = ", ".join(sorted(key.keyid[:8] for key in keys))
         raise AttestationError(
-            "signature", f"signed by {found}; {threshold} valid signatures of {wanted} are needed, {len(signed_by)} found"
+            "signature",
+            f"signed by {found}; {threshold} valid signatures of {wanted} are needed, {len(signed_by)} found",
         )
     return parse_object(payload)
 

@@ -134,7 +134,9 @@ class EvidenceStore:
         except (KeyError, TypeError) as error:
             raise AttestationError("malformed", f"{path}: does not name a statement and a link") from error
         if evidence is None:
-            raise AttestationError("evidence-missing", f"{stage}: an envelope it names is missing or changed in history/")
+            raise AttestationError(
+                "evidence-missing", f"{stage}: an envelope it names is missing or changed in history/"
+            )
         return evidence
 
     def find(self, statement: str, link: str) -> SignedEvidence | None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +174,7 @@ class _Verifier:
         self.places = {spec.name: artifacts / spec.name for spec in self.specs} if artifacts else {}
         self.places |= files
         self.now = now or dt.datetime.now(dt.UTC)
-        self.explain = explain or (lambda stage, name: "")
+        self.explain = explain or _no_detail
         self.refusals: list[Refusal] = []
         self.hashed = 0
 
@@ -182,12 +183,12 @@ class _Verifier:
         logged = self._guard("", self._logged)
         steps: dict[str, _Step] = {}
         for spec in self.specs:
-            if keys is not None and (step := self._guard(spec.name, lambda s=spec: self._step(s, keys, logged))):
+            if keys is not None and (step := self._guard(spec.name, partial(self._step, spec, keys, logged))):
                 steps[spec.name] = step
                 self._check_materials(spec, step, steps)
         for name, place in self.places.items():
             if name in steps:
-                self._guard(name, lambda n=name, p=place: self._check_files(n, p, steps[n].subjects))
+                self._guard(name, partial(self._check_files, name, place, steps[name].subjects))
         return Report(tuple(self.refusals), tuple(spec.name for spec in self.specs), self.hashed)
 
     def _guard(self, stage: str, check: Callable[[], Any]) -> Any:
@@ -214,7 +215,7 @@ class _Verifier:
         expires = dt.datetime.strptime(layout["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
         if expires <= self.now:
             raise AttestationError("layout-expired", f"the layout expired {expires}; run `secpipeline layout`")
-        keys = {}
+        keys: dict[str, SSlibKey] = {}
         for step, spec in zip(layout["steps"], self.all_specs, strict=False):
             (keyid,) = step["pubkeys"]
             declared = layout["keys"][keyid]
@@ -253,7 +254,9 @@ class _Verifier:
         for name in sorted(made.keys() | used.keys()):
             expected, found = made.get(name, ""), used.get(name, "")
             if expected != found:
-                message = f"{spec.name} read another version of {name} than is current; run `secpipeline run {spec.name}`"
+                message = (
+                    f"{spec.name} read another version of {name} than is current; run `secpipeline run {spec.name}`"
+                )
                 self._refuse("stale", spec.name, name, message, expected, found)
         for name in sorted(step.materials.keys() - used.keys()):
             if not any(fnmatchcase(name, pattern) for pattern in spec.files):
@@ -277,13 +280,15 @@ class _Verifier:
                 self._refuse(code, stage, f"{stage}/{name}", message, digest, found.get(name, ""))
 
 
+def _no_detail(stage: str, name: str) -> str:  # noqa: ARG001 - stands in for an explanation
+    return ""
+
+
 def _check_statement(spec: StepSpec, statement: Mapping[str, Any]) -> dict[str, str]:
     if statement.get("_type") != STATEMENT_TYPE or set(statement) != {"_type", "subject", "predicateType", "predicate"}:
         raise AttestationError("statement-type", "not an in-toto Statement v1")
     if statement["predicateType"] != spec.predicate_type:
-        raise AttestationError(
-            "predicate-type", f"says {statement['predicateType']}, expected {spec.predicate_type}"
-        )
+        raise AttestationError("predicate-type", f"says {statement['predicateType']}, expected {spec.predicate_type}")
     subjects: dict[str, str] = {}
     for entry in statement["subject"]:
         name, digest = entry["name"], _only_sha256(entry["name"], entry["digest"])

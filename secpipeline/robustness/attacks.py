@@ -65,13 +65,9 @@ class AttackSpec:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise InputError(
-                f"attack {self.name}: objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}"
-            )
+            raise InputError(f"attack {self.name}: objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
         if not 0 < self.epsilon <= 1:
-            raise InputError(
-                f"attack {self.name}: epsilon {self.epsilon} is not in (0, 1]; 4/255 is {4 / 255:.4f}"
-            )
+            raise InputError(f"attack {self.name}: epsilon {self.epsilon} is not in (0, 1]; 4/255 is {4 / 255:.4f}")
         if not 0 < self.step_size <= 2 * self.epsilon:
             raise InputError(f"attack {self.name}: step_size {self.step_size} is not in (0, 2 × epsilon]")
         if self.steps < 1:

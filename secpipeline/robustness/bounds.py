@@ -55,9 +55,7 @@ class Bound:
         worst, best = sorted((sign * found.low, sign * found.high))
         if best < sign * self.limit:
             return Check(self.code, "fail", f"{described} is {beyond} {limit}", found.value, self.limit)
-        if sign * found.value >= sign * self.limit and worst >= sign * self.limit - self.margin * abs(
-            self.limit
-        ):
+        if sign * found.value >= sign * self.limit and worst >= sign * self.limit - self.margin * abs(self.limit):
             return Check(self.code, "pass", f"{described} keeps {limit}", found.value, self.limit)
         text = f"{described} is too near {limit} to decide; more test images would narrow the interval"
         return Check(self.code, "inconclusive", text, found.value, self.limit)

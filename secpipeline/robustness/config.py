@@ -86,9 +86,7 @@ class SuiteConfig:
         if len(set(names)) != len(names):
             raise InputError(f"two conditions have one name: {', '.join(names)}")
         if not any(attack.objective == "detection_loss" for attack in self.attacks):
-            raise InputError(
-                "attacks: one must have the objective detection_loss; the health checks repeat it"
-            )
+            raise InputError("attacks: one must have the objective detection_loss; the health checks repeat it")
         if not 0 < self.noise_epsilon <= 1 or not 0 < self.grey_patch <= 1:
             raise InputError("noise_epsilon and grey_patch must be in (0, 1]")
         if self.resamples < 100 or self.batch_size < 1 or self.gallery < 1:
@@ -97,9 +95,7 @@ class SuiteConfig:
     @property
     def strongest(self) -> AttackSpec:
         """The attack on the detection loss with the most steps, which the health checks repeat."""
-        return max(
-            (a for a in self.attacks if a.objective == "detection_loss"), key=lambda attack: attack.steps
-        )
+        return max((a for a in self.attacks if a.objective == "detection_loss"), key=lambda attack: attack.steps)
 
     def condition_names(self) -> tuple[str, ...]:
         """Every condition in the order in which it is measured."""

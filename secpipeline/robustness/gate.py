@@ -56,9 +56,7 @@ def decide(policy: Policy, evidence: Mapping[str, Any]) -> Verdict:
 def _required(policy: Policy, evidence: Mapping[str, Any]) -> Iterator[Check]:
     for name in policy.required_evidence:
         if section(evidence, name):
-            yield Check(
-                f"evidence-{name.replace('_', '-')}", "pass", f"the {name} report is there", "there", "there"
-            )
+            yield Check(f"evidence-{name.replace('_', '-')}", "pass", f"the {name} report is there", "there", "there")
         else:
             text = f"the {name} report is missing or empty; run the stage that makes it"
             yield Check(f"evidence-{name.replace('_', '-')}", "inconclusive", text, None, "there")
@@ -124,9 +122,7 @@ def _coverage(policy: Policy, report: Mapping[str, Any]) -> Iterator[Check]:
             and (number(conditions, name, "steps") or 0) >= rules.min_steps
         ]
         if not strong:
-            missing.append(
-                f"{objective} with epsilon {rules.min_epsilon:.4f} and {rules.min_steps} steps or more"
-            )
+            missing.append(f"{objective} with epsilon {rules.min_epsilon:.4f} and {rules.min_steps} steps or more")
     for name in policy.corrupted.corruptions:
         wanted = [f"{name}-{severity}" for severity in policy.corrupted.severities]
         missing += [condition for condition in wanted if not section(conditions, condition)]
@@ -150,9 +146,7 @@ def _health(policy: Policy, report: Mapping[str, Any]) -> Iterator[Check]:
             zero,
             rules.max_zero_gradient_share,
         )
-        yield at_most(
-            f"{name}-finite", f"{name}: share of images with overflow", broken, rules.max_non_finite_share
-        )
+        yield at_most(f"{name}-finite", f"{name}: share of images with overflow", broken, rules.max_non_finite_share)
         epsilon = number(facts, "epsilon") or 0.0
         change = number(facts, "largest_change")
         yield at_most(f"{name}-epsilon", f"{name}: largest change of a pixel", change, epsilon + _ROUNDING)
@@ -193,17 +187,13 @@ def _agreement(policy: Policy, report: Mapping[str, Any]) -> Check:
 def _fails_above(code: str, words: str, found: float | None, limit: float) -> Check:
     """A ceiling on a fact that is known exactly: an artifact that differs is another detector."""
     check = at_most(code, words, found, limit)
-    return (
-        check if check.outcome == "pass" or found is None else Check(code, "fail", check.text, found, limit)
-    )
+    return check if check.outcome == "pass" or found is None else Check(code, "fail", check.text, found, limit)
 
 
 def _bounds(policy: Policy, report: Mapping[str, Any], prefix: str, words: str) -> Iterator[Check]:
     """The floors and ceilings, on the detector or on the artifact."""
     margin = policy.sample.relative_margin
-    clean = Bound(
-        f"{prefix}clean-ap50", f"{words}clean AP50", policy.clean.ap50_floor, floor=True, margin=margin
-    )
+    clean = Bound(f"{prefix}clean-ap50", f"{words}clean AP50", policy.clean.ap50_floor, floor=True, margin=margin)
     yield clean.judge(interval_at(report, "conditions", "clean", "ap50"))
     rules = policy.attacked
     attacked = (

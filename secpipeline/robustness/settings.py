@@ -35,9 +35,7 @@ class _UniqueKeys(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is there twice", node.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -54,9 +52,7 @@ def load(kind: type[T], path: Path) -> T:
         text = path.read_text(encoding="utf-8")
         values = yaml.load(text, _UniqueKeys)  # noqa: S506 - a subclass of SafeLoader
     except FileNotFoundError as error:
-        raise InputError(
-            f"{path}: not found; the shipped one is in the project's policies directory"
-        ) from error
+        raise InputError(f"{path}: not found; the shipped one is in the project's policies directory") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     return build(kind, values, str(path))
@@ -96,9 +92,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) is tuple:
         if not isinstance(value, list) or not value:
             raise InputError(f"{where}: must be a list with at least one entry")
-        return tuple(
-            _convert(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value)
-        )
+        return tuple(_convert(typing.get_args(hint)[0], item, f"{where}[{i}]") for i, item in enumerate(value))
     if hint is float:
         return _number(value, where)
     if type(value) is not hint:

@@ -65,9 +65,7 @@ def replicates(matches: Matches, statistic: Statistic, resamples: int, seed: int
     counts = np.concatenate([once, drawn.astype(np.int32)])
     # In chunks, so that memory stays bounded whatever the number of detections.
     rows = max(1, _CHUNK_NUMBERS // max(images, len(matches.score)))
-    return np.concatenate(
-        [statistic(matches, counts[row : row + rows]) for row in range(0, len(counts), rows)]
-    )
+    return np.concatenate([statistic(matches, counts[row : row + rows]) for row in range(0, len(counts), rows)])
 
 
 def bootstrap(matches: Matches, statistic: Statistic, resamples: int, seed: int) -> Interval:
@@ -81,9 +79,7 @@ def bootstrap(matches: Matches, statistic: Statistic, resamples: int, seed: int)
     return interval(replicates(matches, statistic, resamples, seed))
 
 
-def bootstrap_difference(
-    first: Matches, second: Matches, statistic: Statistic, resamples: int, seed: int
-) -> Interval:
+def bootstrap_difference(first: Matches, second: Matches, statistic: Statistic, resamples: int, seed: int) -> Interval:
     """Paired comparison: the statistic of ``second`` less that of ``first``, both on the same images.
 
     Raises
@@ -97,9 +93,7 @@ def bootstrap_difference(
         raise InputError(
             f"{len(first.people)} and {len(second.people)} images: a paired comparison needs the same ones"
         )
-    return interval(
-        replicates(second, statistic, resamples, seed) - replicates(first, statistic, resamples, seed)
-    )
+    return interval(replicates(second, statistic, resamples, seed) - replicates(first, statistic, resamples, seed))
 
 
 def interval(sampled: Floats) -> Interval:
@@ -112,9 +106,7 @@ def interval(sampled: Floats) -> Interval:
     """
     defined = sampled[1:][~np.isnan(sampled[1:])]
     if len(defined) < 100:
-        raise CannotDecide(
-            f"only {len(defined)} resamples hold people: too few images with people for an interval"
-        )
+        raise CannotDecide(f"only {len(defined)} resamples hold people: too few images with people for an interval")
     low, high = np.percentile(defined, (2.5, 97.5))
     value = float(sampled[0])
     # On tiny samples percentiles can miss the value itself; an interval that excludes it would read as a

@@ -159,9 +159,7 @@ def run_suite(
 
 def _check(images: Images, truth: Sequence[Truth], image_ids: Sequence[str]) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
-        raise InputError(
-            f"images: {images.dtype} {images.shape} must be uint8 (N, 3, H, W) with at least one image"
-        )
+        raise InputError(f"images: {images.dtype} {images.shape} must be uint8 (N, 3, H, W) with at least one image")
     if not len(images) == len(truth) == len(image_ids):
         raise InputError(
             f"{len(images)} images, truth for {len(truth)} and {len(image_ids)} names must be equally many"
@@ -205,9 +203,7 @@ def _conditions(bench: _Bench) -> Iterator[tuple[str, str, dict[str, Any], Image
             yield f"{name}-{severity}", "corruption", {"corruption": name, "severity": severity}, changed
 
 
-def _again(
-    black_box: BlackBox | None, images: Images, bench: _Bench, yardstick: Yardstick
-) -> Measured | None:
+def _again(black_box: BlackBox | None, images: Images, bench: _Bench, yardstick: Yardstick) -> Measured | None:
     return None if black_box is None else yardstick.measure(black_box(images, bench.image_ids))
 
 

@@ -72,17 +72,18 @@ def _draw(out: Path, release: Release, data: Pixels, found: pd.DataFrame) -> tup
     if strongest.empty:
         return ()
     position = {image_id: index for index, image_id in enumerate(data.image_ids)}
-    source = release.images.set_index("image_id")["source"]
+    source = dict(zip(release.images["image_id"], release.images["source"], strict=True))
     tiles = []
     for row in strongest.itertuples():
-        index = position[row.image_id]
+        image_id = str(row.image_id)
+        index = position[image_id]
         layers = (
             Layer(data.truth[index].boxes, "label"),
             Layer(np.array([[row.px1, row.py1, row.px2, row.py2]]), "prediction"),
             Layer(np.array([[row.x1, row.y1, row.x2, row.y2]]), "finding"),
         )
         kept = tuple(layer for layer in layers if np.isfinite(layer.boxes).all())
-        caption = f"{source[row.image_id]} {row.kind} {row.score:.2f}"
+        caption = f"{source[image_id]} {row.kind} {row.score:.2f}"
         tiles.append(Tile(data.images[index].transpose(1, 2, 0), kept, caption))
     write_atomic(out / "findings.png", contact_sheet(tiles, columns=4))
     return ("findings.png",)

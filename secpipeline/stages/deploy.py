@@ -61,9 +61,7 @@ def verify_deployment(workspace: Any, files: Path, evidence: Path) -> Report:
     from secpipeline.workspace import step_specs  # noqa: PLC0415 - the workspace imports the table of stages
 
     chain = tuple(stage.name for stage in STAGES if stage.name != "monitor")
-    return verify_chain(
-        evidence, None, workspace.ring().owners(), step_specs(), only=chain, files={"deploy": files}
-    )
+    return verify_chain(evidence, None, workspace.ring().owners(), step_specs(), only=chain, files={"deploy": files})
 
 
 def verify_channel(workspace: Any, name: str) -> Report:

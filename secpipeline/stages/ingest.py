@@ -81,12 +81,13 @@ def _preview(release: Release) -> list[Tile]:
     chosen = release.images.groupby("source", sort=True).nth([0, -1]).head(16)
     tiles = []
     for row in chosen.itertuples():
-        mine = release.boxes[release.boxes["image_id"] == row.image_id]
+        image_id = str(row.image_id)
+        mine = release.boxes[release.boxes["image_id"] == image_id]
         layers = tuple(
             Layer(mine.loc[mine["ignore"] == ignored, ["x1", "y1", "x2", "y2"]].to_numpy(float), kind)
             for ignored, kind in ((False, "label"), (True, "ignore"))
         )
-        tiles.append(Tile(release.decode(row.image_id), layers, f"{row.source} {row.time_of_day}".strip()))
+        tiles.append(Tile(release.decode(image_id), layers, f"{row.source!s} {row.time_of_day!s}".strip()))
     return tiles
 
 

@@ -119,7 +119,7 @@ class Stage:
         InputError
             If a pattern matches nothing.
         """
-        digests = {}
+        digests: dict[str, str] = {}
         for pattern in self.files:
             matches = sorted(root.glob(pattern))
             if not matches:
@@ -157,7 +157,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         name="audit_labels",
         asset="label_audit",
-        summary="Judge every label by detectors that never saw its source, and name sources with more errors than peers.",
+        summary="Judge every label by detectors that never saw its source; name sources with more errors than peers.",
         inputs=("ingest",),
         role="label-auditor",
         group="3_poisoning",

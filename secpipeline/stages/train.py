@@ -10,9 +10,9 @@ from secpipeline.assurance.pictures import Layer, Tile, contact_sheet, line_char
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
 from secpipeline.detection import metrics, registry, weights
-from secpipeline.detection.matching import ALL, match
 from secpipeline.detection.inference import predict
 from secpipeline.detection.interface import Detector
+from secpipeline.detection.matching import ALL, match
 from secpipeline.detection.recipes import Recipe, load_recipe
 from secpipeline.detection.training import TrainingRecord, train
 from secpipeline.robustness.attacks import AttackSpec, perturb
@@ -27,9 +27,7 @@ def run(context: StageContext) -> StageResult:
     release = Release(context.inputs["curate"], context.inputs["ingest"])
     data = load_split(release, "train", recipe)
     detector = registry.build(recipe.detector, dict(recipe.config), seed=recipe.seed)
-    record = train(
-        detector, data.images, data.truth, recipe, perturb=adversary(recipe), checkpoint_dir=context.resume
-    )
+    record = train(detector, data.images, data.truth, recipe, perturb=adversary(recipe), checkpoint_dir=context.resume)
     weights.save(detector, context.out / "detector.safetensors")
     context.write_json("training.json", record.to_json())
     calibration = load_split(release, "calibration", recipe)
@@ -83,7 +81,9 @@ def adversary(recipe: Recipe) -> Callable[..., Any] | None:
 
 
 def _draw(out: Path, record: TrainingRecord, data: Pixels, predictions: Any, threshold: float) -> None:
-    curve = line_chart({"training loss": record.losses}, range(1, len(record.losses) + 1), ("epoch", "loss"), record.recipe)
+    curve = line_chart(
+        {"training loss": record.losses}, range(1, len(record.losses) + 1), ("epoch", "loss"), record.recipe
+    )
     write_atomic(out / "curve.png", curve)
     tiles = []
     step = max(1, len(data.image_ids) // 12)

@@ -111,8 +111,7 @@ def test_result(results: Sequence[SuiteResult]) -> dict[str, Any]:
     return {
         "result": "PASSED" if all(suite.passed for suite in results) else "FAILED",
         "configuration": [
-            {"name": f"expectations/{suite.name}.json", "digest": {"sha256": suite.suite_sha256}}
-            for suite in results
+            {"name": f"expectations/{suite.name}.json", "digest": {"sha256": suite.suite_sha256}} for suite in results
         ],
         "passedTests": passed,
         "failedTests": failed,

@@ -38,9 +38,7 @@ def validate(suite: Suite, frame: pd.DataFrame) -> SuiteResult:
             suite.name, suite.sha256, False, (), ("the table has no rows",), len(suite.expectations), 0, 0
         )
     outcomes = _run(suite, frame)
-    results = tuple(
-        _result(suite, suite.expectations[number], outcomes[number]) for number in sorted(outcomes)
-    )
+    results = tuple(_result(suite, suite.expectations[number], outcomes[number]) for number in sorted(outcomes))
     problems = []
     if len(results) != len(suite.expectations):
         problems.append(f"only {len(results)} of {len(suite.expectations)} declared checks ran")
@@ -70,8 +68,7 @@ def _run(suite: Suite, frame: pd.DataFrame) -> dict[int, dict[str, Any]]:
     batch = _context().data_sources.pandas_default.read_dataframe(frame)
     # The number travels in meta: results come back in another order and without arguments that are defaults.
     declared = [
-        {"type": e.type, "kwargs": dict(e.kwargs), "meta": {_NUMBER: n}}
-        for n, e in enumerate(suite.expectations)
+        {"type": e.type, "kwargs": dict(e.kwargs), "meta": {_NUMBER: n}} for n, e in enumerate(suite.expectations)
     ]
     try:
         loaded = gx.ExpectationSuite(name=suite.name, expectations=declared)

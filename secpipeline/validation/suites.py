@@ -55,9 +55,7 @@ class Expectation:
         if self.type.startswith("expect_table_"):
             return ()
         kwargs = self.kwargs
-        return tuple(
-            kwargs.get("column_list", (kwargs[k] for k in ("column", "column_A", "column_B") if k in kwargs))
-        )
+        return tuple(kwargs.get("column_list", (kwargs[k] for k in ("column", "column_A", "column_B") if k in kwargs)))
 
 
 @dataclass(frozen=True)
@@ -97,17 +95,13 @@ def load_suite(path: Path) -> Suite:
         data = path.read_bytes()
         raw = json.loads(data, object_pairs_hook=lambda pairs: _without_repeats(pairs, path))
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read ({error.strerror}); a suite of expectations belongs here"
-        ) from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}); a suite of expectations belongs here") from error
     except ValueError as error:
         raise InputError(f"{path}: not JSON: {error}") from error
     meta = raw.get("meta") if isinstance(raw, dict) else None
     entries = raw.get("expectations") if isinstance(raw, dict) else None
     if not isinstance(meta, dict) or not meta.get("row_id") or raw.get("name") != path.stem:
-        raise InputError(
-            f'{path}: needs "name": "{path.stem}" and "meta": {{"row_id": [columns that name a row]}}'
-        )
+        raise InputError(f'{path}: needs "name": "{path.stem}" and "meta": {{"row_id": [columns that name a row]}}')
     if not isinstance(entries, list) or not entries:
         raise InputError(f"{path}: declares no expectations; an empty suite would pass anything")
     expectations = tuple(_expectation(entry, f"{path}: expectations[{n}]") for n, entry in enumerate(entries))
@@ -118,9 +112,7 @@ def load_suite(path: Path) -> Suite:
 def _without_repeats(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
     keys = [key for key, _ in pairs]
     if len(set(keys)) != len(keys):
-        raise InputError(
-            f"{path}: the key {max(keys, key=keys.count)!r} occurs twice in one object; keep one"
-        )
+        raise InputError(f"{path}: the key {max(keys, key=keys.count)!r} occurs twice in one object; keep one")
     return dict(pairs)
 
 
@@ -129,26 +121,18 @@ def _expectation(entry: Any, where: str) -> Expectation:
         raise InputError(f'{where}: must be an object with "type", "kwargs" and "meta" only')
     kind, kwargs, meta = entry["type"], entry.get("kwargs", {}), entry.get("meta", {})
     if kind not in _ALLOWED:
-        raise InputError(
-            f"{where}: {kind!r} is not an allowed type; the allowed ones are {', '.join(_ALLOWED)}"
-        )
+        raise InputError(f"{where}: {kind!r} is not an allowed type; the allowed ones are {', '.join(_ALLOWED)}")
     if unknown := set(kwargs) - _ALLOWED[kind]:
-        raise InputError(
-            f"{where}: {kind} does not take {', '.join(sorted(unknown))}; remove it or fix the spelling"
-        )
+        raise InputError(f"{where}: {kind} does not take {', '.join(sorted(unknown))}; remove it or fix the spelling")
     if set(meta) - {"reason", "missing"} or meta.get("missing", "allowed") != "allowed":
         raise InputError(f'{where}: "meta" takes "reason" and "missing": "allowed" only')
     regex = kwargs.get("regex")
     if regex is not None and not (regex.startswith(r"\A") and regex.endswith(r"\Z")):
-        raise InputError(
-            rf"{where}: {regex!r} must begin with \A and end with \Z: ^ and $ let a newline through"
-        )
+        raise InputError(rf"{where}: {regex!r} must begin with \A and end with \Z: ^ and $ let a newline through")
     return Expectation(kind, kwargs, str(meta.get("reason", "")))
 
 
-def _refuse_skipped_missing_values(
-    path: Path, entries: Sequence[Any], expectations: Sequence[Expectation]
-) -> None:
+def _refuse_skipped_missing_values(path: Path, entries: Sequence[Any], expectations: Sequence[Expectation]) -> None:
     never_null = {e.kwargs["column"] for e in expectations if e.type == "expect_column_values_to_not_be_null"}
     for number, (entry, expectation) in enumerate(zip(entries, expectations, strict=True)):
         if expectation.type in _COUNT_MISSING_AS_BAD or "missing" in entry.get("meta", {}):

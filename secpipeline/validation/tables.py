@@ -73,9 +73,7 @@ def scenes_frame(images: pd.DataFrame) -> pd.DataFrame:
     require_columns("images", images, ("image_id", "source", "scene", "split"))
     groups = images.groupby(["source", "scene"], dropna=False, sort=True)
     frame = groups.agg(images=("image_id", "size"), splits=("split", "nunique")).reset_index()
-    first = images.drop_duplicates(["source", "scene", "split"]).groupby(
-        ["source", "scene"], dropna=False, sort=True
-    )
+    first = images.drop_duplicates(["source", "scene", "split"]).groupby(["source", "scene"], dropna=False, sort=True)
     frame["examples"] = first["image_id"].agg(lambda ids: " ".join(map(str, ids))).to_numpy()
     return frame
 
@@ -90,9 +88,7 @@ def validate_tables(images: pd.DataFrame, boxes: pd.DataFrame, expectations: Pat
     InputError
         If a suite is missing or could hide something; see :func:`secpipeline.validation.suites.load_suite`.
     """
-    suites = {
-        name: load_suite(expectations / f"{name}.json") for name in ("images", "boxes", "relations", "scenes")
-    }
+    suites = {name: load_suite(expectations / f"{name}.json") for name in ("images", "boxes", "relations", "scenes")}
     frames = {
         "images": images,
         "boxes": boxes,

@@ -1,6 +1,5 @@
 import hashlib
 import json
-import os
 import subprocess
 
 import pytest
@@ -50,7 +49,7 @@ def test_tree_lists_files_sorted_and_refuses_links(tmp_path):
     (tmp_path / "a").write_text("one")
     files = tree_files(tmp_path)
     assert list(files) == ["a", "b/2"]
-    os.symlink("a", tmp_path / "link")
+    (tmp_path / "link").symlink_to("a")
     with pytest.raises(InputError, match="link"):
         tree_files(tmp_path)
 

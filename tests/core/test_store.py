@@ -24,7 +24,7 @@ def test_put_and_publish_make_the_outputs_current_and_read_only(store):
     store.publish("stage", files)
     assert (store.artifacts / "stage/sub/b").read_text() == "2"
     assert store.is_published("stage", files)
-    assert os.stat(store.artifacts / "stage/a").st_mode & 0o222 == 0
+    assert (store.artifacts / "stage/a").stat().st_mode & 0o222 == 0
     assert not list((store.home / "scratch").iterdir())
 
 

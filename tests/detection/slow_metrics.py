@@ -26,9 +26,7 @@ def match_image(truth, found, subset, iou):
         seen = subset.min_visibility <= visible <= subset.max_visibility
         people.append((box, ignore or not inside or not seen))
     kept = [
-        (box, score)
-        for box, score in found
-        if subset.min_height / 1.25 <= box[3] - box[1] < subset.max_height * 1.25
+        (box, score) for box, score in found if subset.min_height / 1.25 <= box[3] - box[1] < subset.max_height * 1.25
     ]
     kept.sort(key=lambda item: -item[1])
     taken, result = set(), []
@@ -42,9 +40,7 @@ def match_image(truth, found, subset, iou):
         if chosen is not None:
             taken.add(chosen)
             result.append((score, 1))
-        elif any(
-            ignored and area(box) > 0 and intersection(box, p) / area(box) >= iou for p, ignored in people
-        ):
+        elif any(ignored and area(box) > 0 and intersection(box, p) / area(box) >= iou for p, ignored in people):
             result.append((score, -1))
         else:
             result.append((score, 0))

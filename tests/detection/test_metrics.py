@@ -32,9 +32,7 @@ FOUND = ["image_id", "x1", "y1", "x2", "y2", "score"]
 
 def tables(images):
     """``images``: per image a list of (box, ignore, visibility) and a list of (box, score)."""
-    truth = [
-        (f"i{n}", *box, ignore, seen) for n, (boxes, _) in enumerate(images) for box, ignore, seen in boxes
-    ]
+    truth = [(f"i{n}", *box, ignore, seen) for n, (boxes, _) in enumerate(images) for box, ignore, seen in boxes]
     found = [(f"i{n}", *box, score) for n, (_, boxes) in enumerate(images) for box, score in boxes]
     names = [f"i{n}" for n in range(len(images))]
     numbers = {"x1": float, "y1": float, "x2": float, "y2": float}
@@ -65,9 +63,7 @@ people = st.tuples(boxes(), st.booleans(), st.sampled_from([0.1, 0.2, 0.64, 0.65
 def data_sets(draw):
     """Images whose detections all have different scores: among equals any order is right."""
     images = draw(
-        st.lists(
-            st.tuples(st.lists(people, max_size=5), st.lists(boxes(), max_size=7)), min_size=1, max_size=6
-        )
+        st.lists(st.tuples(st.lists(people, max_size=5), st.lists(boxes(), max_size=7)), min_size=1, max_size=6)
     )
     count = sum(len(found) for _, found in images)
     scores = iter(draw(st.permutations([(rank + 1) / (count + 1) for rank in range(count)])))
@@ -156,17 +152,13 @@ def test_average_precision_equals_cocos(seed):
     truth = faster_coco_eval.COCO(
         {"images": names, "annotations": annotations, "categories": [{"id": 1, "name": "person"}]}
     )
-    evaluation = faster_coco_eval.COCOeval_faster(
-        truth, truth.loadRes(results), "bbox", print_function=lambda *_: None
-    )
+    evaluation = faster_coco_eval.COCOeval_faster(truth, truth.loadRes(results), "bbox", print_function=lambda *_: None)
     evaluation.params.maxDets = [1000]
     evaluation.params.iouThrs = np.array([0.5])
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
     evaluation.evaluate()
     evaluation.accumulate()
-    assert metrics.average_precision(matched(images)) == pytest.approx(
-        evaluation.eval["precision"].mean(), abs=1e-9
-    )
+    assert metrics.average_precision(matched(images)) == pytest.approx(evaluation.eval["precision"].mean(), abs=1e-9)
 
 
 BOX = (0, 0, 24, 60)
@@ -207,9 +199,7 @@ def test_a_real_person_is_preferred_to_an_ignored_box():
         (HEAVY, 60, math.nan, False),
     ],
 )
-def test_bounds_of_a_subset_are_closed_and_people_outside_are_ignored_not_missed(
-    subset, height, visibility, counted
-):
+def test_bounds_of_a_subset_are_closed_and_people_outside_are_ignored_not_missed(subset, height, visibility, counted):
     box = (0, 0, 30, height)
     found = matched([([(box, False, visibility)], [(box, 0.9)])], subset)
     assert found.people.tolist() == [int(counted)]

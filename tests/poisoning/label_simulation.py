@@ -39,18 +39,14 @@ def draw_street(seed, judge="middling", sources=8, scenes=20, frames=8, unevenne
             confidence = rng.beta(1.3, 3.0, len(distractors))
             for frame in range(frames):
                 image = f"{source}/{scene:03}/{frame:02}"
-                image_rows.append(
-                    {"image_id": image, "source": source, "scene": f"{scene:03}", "split": "train"}
-                )
+                image_rows.append({"image_id": image, "source": source, "scene": f"{scene:03}", "split": "train"})
                 people[:, [0, 2]] += rng.normal(0, 4, (len(people), 1))
                 for number, box in enumerate(people):
                     box_rows.append(_box(image, number, box))
                 found += [_detect(rng, image, box, quality, harder) for box in people]
                 still = zip(distractors, confidence, strict=True)
                 found += [_seen(rng, image, box, float(c + rng.normal(0, 0.08))) for box, c in still]
-    predictions = pd.DataFrame(
-        [row for row in found if row], columns=["image_id", "x1", "y1", "x2", "y2", "score"]
-    )
+    predictions = pd.DataFrame([row for row in found if row], columns=["image_id", "x1", "y1", "x2", "y2", "score"])
     return Street(pd.DataFrame(image_rows), pd.DataFrame(box_rows), predictions)
 
 

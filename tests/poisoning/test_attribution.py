@@ -103,9 +103,7 @@ def test_a_rate_below_twice_that_of_the_peers_names_nobody():
 
 def test_more_errors_never_make_a_source_less_suspicious():
     p_values = [
-        attribute(counted({"a": events, "b": 5, "c": 6, "d": 4}))
-        .table.set_index("source")
-        .loc["a", "p_value"]
+        attribute(counted({"a": events, "b": 5, "c": 6, "d": 4})).table.set_index("source").loc["a", "p_value"]
         for events in range(5, 60, 5)
     ]
 

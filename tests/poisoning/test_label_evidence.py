@@ -63,18 +63,14 @@ def test_honest_labels_are_hardly_held(seed):
 
 def test_each_kind_is_seen_in_the_picture_it_was_planted_in():
     street = draw_street(1, "strong", sources=3, scenes=8)
-    target = street.boxes[
-        (street.boxes["height"] > 60) & street.boxes["image_id"].str.startswith("vendor-b/")
-    ]
+    target = street.boxes[(street.boxes["height"] > 60) & street.boxes["image_id"].str.startswith("vendor-b/")]
     gone, moved = target.iloc[0], target.iloc[-1]
     boxes = street.boxes.drop(index=gone.name)
     boxes.loc[moved.name, ["x1", "x2"]] += 0.5 * (moved["x2"] - moved["x1"])
     ghost = gone.copy()
     ghost["box_id"], ghost["image_id"] = "vendor-a/000/00#99", "vendor-a/000/00"
 
-    tests = evidence_of(
-        street, pd.concat([boxes, ghost.to_frame().T.astype(boxes.dtypes)], ignore_index=True)
-    )
+    tests = evidence_of(street, pd.concat([boxes, ghost.to_frame().T.astype(boxes.dtypes)], ignore_index=True))
 
     missing = tests[(tests["kind"] == "missing") & (tests["image_id"] == gone["image_id"])]
     nearest = missing[(missing["px1"] - gone["x1"]).abs() < 15]

@@ -5,9 +5,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import tiny_chain  # noqa: E402 - found through the line above
+import tiny_chain
 
-from secpipeline.provenance.keys import KeyRing  # noqa: E402
+from secpipeline.provenance.keys import KeyRing
 
 
 @pytest.fixture(scope="session")

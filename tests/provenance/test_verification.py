@@ -310,9 +310,7 @@ def test_one_owner_under_two_ids_is_one_owner(chain, ring):
     alias = SSlibKey("ab" * 32, key.keytype, key.scheme, key.keyval)
     signer = CryptoSigner(ring.signer("owner-1")._private_key, alias)
     payload = base64.b64decode(json.loads(chain.store.layout.read_bytes())["payload"])
-    chain.store.layout.write_bytes(
-        envelopes.sign(payload, envelopes.PAYLOAD_TYPE, [ring.signer("owner-1"), signer])
-    )
+    chain.store.layout.write_bytes(envelopes.sign(payload, envelopes.PAYLOAD_TYPE, [ring.signer("owner-1"), signer]))
     assert codes(chain.verify(owners=[key, alias])) == {"layout-signature"}
 
 
@@ -335,7 +333,11 @@ def test_files_elsewhere_are_held_to_the_same_digests(chain, tmp_path):
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_no_single_flipped_bit_in_the_evidence_is_accepted(built, data):
-    paths = [built.store.layout, built.store.log, *(p for p in (built.store.directory / "history").rglob("*") if p.is_file())]
+    paths = [
+        built.store.layout,
+        built.store.log,
+        *(p for p in (built.store.directory / "history").rglob("*") if p.is_file()),
+    ]
     path = data.draw(st.sampled_from(sorted(paths)))
     original = path.read_bytes()
     position = data.draw(st.integers(0, len(original) * 8 - 1))

@@ -66,7 +66,11 @@ class TinyChain:
     def verify(self, **keywords):
         arguments = {"owners": self.ring.owners(), "specs": SPECS, "artifacts": self.artifacts, **keywords}
         return verify_chain(
-            self.root / "evidence", arguments.pop("artifacts"), arguments.pop("owners"), arguments.pop("specs"), **arguments
+            self.root / "evidence",
+            arguments.pop("artifacts"),
+            arguments.pop("owners"),
+            arguments.pop("specs"),
+            **arguments,
         )
 
     def copy(self, root):
@@ -83,5 +87,7 @@ def build(root, ring):
             path.write_bytes(data)
     chain.sign_layout()
     for spec in SPECS:
-        chain.sign(spec.name, materials={"delivery/instances.json": sha256_bytes(b"d")} if spec.name == "ingest" else {})
+        chain.sign(
+            spec.name, materials={"delivery/instances.json": sha256_bytes(b"d")} if spec.name == "ingest" else {}
+        )
     return chain

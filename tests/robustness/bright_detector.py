@@ -42,9 +42,7 @@ class BrightDetector(Detector):
         self.gain = torch.nn.Parameter(torch.tensor(float(gain)))
 
     def logits(self, images):
-        pooled = torch.nn.functional.avg_pool2d(
-            images.mean(1, keepdim=True), (BOX_HEIGHT, BOX_WIDTH), (DOWN, ACROSS)
-        )
+        pooled = torch.nn.functional.avg_pool2d(images.mean(1, keepdim=True), (BOX_HEIGHT, BOX_WIDTH), (DOWN, ACROSS))
         return (self.gain * (pooled - PIVOT / 255)).flatten(1)
 
     def encode(self, truth, height, width):

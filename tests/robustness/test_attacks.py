@@ -44,9 +44,7 @@ def detections(detector, images):
 )
 def test_attacked_images_stay_in_the_ball_and_in_range(objective, epsilon, steps, random_start, seed):
     detector, images, encoded, _ = batch(2, seed)
-    attacked = perturb(
-        detector, images, encoded, attack(objective, steps, epsilon, random_start), seeded(seed)
-    )
+    attacked = perturb(detector, images, encoded, attack(objective, steps, epsilon, random_start), seeded(seed))
     assert (attacked - images).abs().max() <= epsilon + 1e-6
     assert attacked.min() >= 0
     assert attacked.max() <= 1

@@ -218,16 +218,12 @@ OPTIONAL = {(*CONDITIONS, "fgsm", *key) for key in ((), ("kind",), ("objective",
 UNUSED = OPTIONAL | {
     path
     for path in PATHS
-    if path[:2] == CONDITIONS
-    and len(path) > 3
-    and path[2] not in ATTACKS
-    and (path[2] != "clean" or path[3] != "ap50")
+    if path[:2] == CONDITIONS and len(path) > 3 and path[2] not in ATTACKS and (path[2] != "clean" or path[3] != "ap50")
 }
 NEEDED = [
     path
     for path in PATHS
-    if path not in UNUSED
-    and not (path[:3] == SERVED and len(path) > 4 and path not in {(*SERVED, "clean", "ap50")})
+    if path not in UNUSED and not (path[:3] == SERVED and len(path) > 4 and path not in {(*SERVED, "clean", "ap50")})
 ]
 
 

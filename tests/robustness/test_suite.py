@@ -68,11 +68,7 @@ def test_each_condition_has_its_known_effect(outcome):
 
 def test_rates_see_what_average_precision_is_blind_to(outcome):
     # The order of the scores survives both attacks, and precision looks at nothing else.
-    assert (
-        value(outcome.report, "vanish", "ap50")
-        == value(outcome.report, "fabricate", "ap50")
-        == pytest.approx(1.0)
-    )
+    assert value(outcome.report, "vanish", "ap50") == value(outcome.report, "fabricate", "ap50") == pytest.approx(1.0)
 
 
 def test_attacks_report_their_strength_and_soundness(outcome):
@@ -121,9 +117,7 @@ def test_the_gallery_shows_images_with_people_clean_attacked_and_with_controls(o
 
 
 def test_the_report_is_json_and_the_same_for_the_same_seed():
-    first, again, other = (
-        measure(BrightDetector(), count=20, suite=SHORT, seed=seed).report for seed in (5, 5, 6)
-    )
+    first, again, other = (measure(BrightDetector(), count=20, suite=SHORT, seed=seed).report for seed in (5, 5, 6))
     assert canonical_json(first) == canonical_json(again)
     assert canonical_json(first) != canonical_json(other)
 

@@ -132,9 +132,7 @@ def test_the_same_box_twice_fails():
     images, boxes = make_tables()
     twice = pd.concat([boxes, boxes.tail(1).assign(box_id=boxes["box_id"].iloc[-1] + "9")], ignore_index=True)
 
-    assert "expect_compound_columns_to_be_unique(image_id, x1, y1, x2, y2)" in failures(
-        "boxes", images, twice
-    )
+    assert "expect_compound_columns_to_be_unique(image_id, x1, y1, x2, y2)" in failures("boxes", images, twice)
 
 
 def test_row_examples_name_image_and_box():
@@ -155,9 +153,7 @@ def test_row_examples_name_image_and_box():
 def test_an_empty_table_fails_though_every_check_would_hold(tmp_path):
     suite = load_suite(write_suite(tmp_path, [NOT_NULL]))
 
-    result = validate(
-        suite, pd.DataFrame({"image_id": pd.Series(dtype="str"), "x": pd.Series(dtype="float64")})
-    )
+    result = validate(suite, pd.DataFrame({"image_id": pd.Series(dtype="str"), "x": pd.Series(dtype="float64")}))
 
     assert not result.passed
     assert result.evaluated == 0

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from secpipeline.datasets.synthetic.scene import Frame, PersonBox, SceneSpec, Stage, random_scene
+from secpipeline.datasets.synthetic.scene import SceneSpec, random_scene
+from secpipeline.datasets.synthetic.stage import Frame, PersonBox, Stage
 
 __all__ = ["Frame", "PersonBox", "SceneSpec", "draw_scene"]
 

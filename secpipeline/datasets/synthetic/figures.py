@@ -13,7 +13,14 @@ import numpy as np
 from secpipeline.datasets.synthetic.pen import Colour, Pen, Point, Sprite, tint
 
 _SKIN: tuple[Colour, ...] = ((244, 208, 177), (222, 171, 127), (187, 131, 92), (141, 90, 59), (92, 58, 40))
-_HAIR: tuple[Colour, ...] = ((28, 22, 20), (66, 44, 30), (110, 76, 44), (182, 144, 86), (150, 150, 150), (120, 50, 26))
+_HAIR: tuple[Colour, ...] = (
+    (28, 22, 20),
+    (66, 44, 30),
+    (110, 76, 44),
+    (182, 144, 86),
+    (150, 150, 150),
+    (120, 50, 26),
+)
 _CLOTHES: tuple[Colour, ...] = (
     (30, 32, 40), (52, 66, 102), (120, 126, 134), (212, 208, 200), (150, 36, 40), (36, 92, 66), (190, 150, 62),
     (96, 62, 44), (70, 110, 168), (196, 96, 120), (226, 120, 40), (84, 58, 108), (240, 238, 232), (60, 72, 52),
@@ -199,7 +206,9 @@ class _Figure:
         self.pen.ellipse((-ahead * 0.6, y + 0.01), (wide * 1.16, tall * 1.03), hair)
         if self.pose.view != "back":
             self.pen.ellipse((ahead, y - 0.012), (wide * 0.9, tall * 0.86), self.look.skin)
-            self.pen.polygon(((-wide, y + 0.03), (wide, y + 0.03), (wide * 0.7, y + tall), (-wide * 0.7, y + tall)), hair)
+            self.pen.polygon(
+                ((-wide, y + 0.03), (wide, y + 0.03), (wide * 0.7, y + tall), (-wide * 0.7, y + tall)), hair
+            )
             self._draw_face(ahead, y, size)
         if self.look.hairstyle == "bun":
             self.pen.ellipse((-ahead * 2.5, y + tall * 0.95), (0.024, 0.022), hair)

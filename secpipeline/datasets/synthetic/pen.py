@@ -20,12 +20,30 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Sprite:
-    """An RGBA picture at a place of the canvas; ``glow`` is the light it gives off by itself, if any."""
+    """A picture at a place of the canvas.
+
+    Attributes
+    ----------
+    image
+        RGB.
+    mask
+        One bit a pixel: where the thing is.
+    left, top
+        Canvas pixel of its upper left corner.
+    glow
+        The light it gives off by itself, RGB, if any.
+    """
 
     image: Image.Image
+    mask: Image.Image
     left: int
     top: int
     glow: Image.Image | None = None
+
+    @property
+    def area(self) -> tuple[int, int, int, int]:
+        """Canvas pixels x1, y1, x2, y2."""
+        return self.left, self.top, self.left + self.mask.width, self.top + self.mask.height
 
 
 def tint(colour: Colour, factor: float) -> Colour:
@@ -144,11 +162,14 @@ class Pen:
 
     def sprite(self, lit_from: int = 0) -> Sprite:
         """What was drawn; ``lit_from`` −1 or 1 shades it as something round lit from the left or right."""
-        image = self._image
+        image = self._image.convert("RGB")
         if lit_from:
             ramp = _ramp() if lit_from < 0 else _ramp().transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             shade = ramp.resize(image.size, Image.Resampling.BILINEAR)
-            shaded = ImageChops.multiply(image.convert("RGB"), Image.merge("RGB", (shade,) * 3))
-            shaded.putalpha(image.getchannel("A"))
-            image = shaded
-        return Sprite(image, self._left, self._top, self._glow)
+            image = ImageChops.multiply(image, Image.merge("RGB", (shade,) * 3))
+        return Sprite(image, opaque(self._image), self._left, self._top, self._glow)
+
+
+def opaque(image: Image.Image) -> Image.Image:
+    """The opaque pixels of an RGBA picture as a bit mask, which pastes several times faster than an alpha channel."""
+    return image.getchannel("A").convert("1", dither=Image.Dither.NONE)

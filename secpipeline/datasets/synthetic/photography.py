@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from secpipeline.datasets.synthetic.camera import Camera
+from secpipeline.datasets.synthetic.textures import Floats
 
-Floats = NDArray[np.float32]
-_NOISE = 1024
+_NOISE = 1088  # more than the largest image
 _AMBIENT = {
     "day": np.array([1.0, 1.0, 1.0], np.float32),
     "dusk": np.array([0.74, 0.66, 0.68], np.float32),
@@ -32,7 +32,7 @@ class Lens:
     noise
         Standard deviation of the sensor noise at daylight, in grey levels.
     softness
-        Standard deviation of the lens blur in pixels.
+        Standard deviation of the lens blur in pixels, below 1; 0 is none.
     vignette
         Share of light that the corners lose.
     """
@@ -83,11 +83,27 @@ def _noise_bank() -> Floats:
     return np.random.default_rng(11).standard_normal((_NOISE, _NOISE, 3), np.float32)
 
 
-@functools.lru_cache(maxsize=8)
-def _corners(height: int, width: int) -> Floats:
-    rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
-    columns = np.linspace(-1, 1, width, dtype=np.float32)[None] ** 2
-    return np.asarray((rows + columns)[..., None] / 2, np.float32)
+@functools.lru_cache(maxsize=16)
+def _falloff(lens: Lens, height: int, width: int) -> Floats:
+    """What share of each colour reaches each pixel through the lens."""
+    rows = np.linspace(-1, 1, height, dtype=np.float32)[:, None, None] ** 2
+    columns = np.linspace(-1, 1, width, dtype=np.float32)[None, :, None] ** 2
+    return np.asarray(np.array(lens.gains) * (1 - lens.vignette * (rows + columns) / 2), np.float32)
+
+
+def _blur(pixels: Floats, softness: float) -> Floats:
+    """A Gaussian of less than a pixel, which three taps each way hold."""
+    side = np.exp(-1 / (2 * softness**2))
+    weight = np.float32(side / (1 + 2 * side))
+    for axis in (0, 1):
+        source = np.moveaxis(pixels, axis, 0)
+        spread = source * (1 - 2 * weight)
+        spread[1:] += weight * source[:-1]
+        spread[:-1] += weight * source[1:]
+        spread[0] += weight * source[0]
+        spread[-1] += weight * source[-1]
+        pixels = np.moveaxis(spread, 0, axis)
+    return pixels
 
 
 def expose(
@@ -120,20 +136,20 @@ def expose(
     ndarray
         uint8, shape (H, W, 3), RGB.
     """
+    pixels = np.array(colour, np.float32)
     if lens.softness > 0:
-        colour = colour.filter(ImageFilter.GaussianBlur(lens.softness))
-    pixels = np.asarray(colour, np.float32)
+        pixels = _blur(pixels, lens.softness)
     if light is not None:
-        pixels = pixels * light
+        pixels *= light
     if glow is not None:
-        small = glow.reduce(4).filter(ImageFilter.GaussianBlur(2.2)).resize(glow.size, Image.Resampling.BILINEAR)
-        pixels = pixels + 0.85 * np.asarray(glow, np.float32) + 0.9 * np.asarray(small, np.float32)
+        halo = glow.reduce(4).filter(ImageFilter.GaussianBlur(2.2)).resize(glow.size, Image.Resampling.BILINEAR)
+        pixels += np.asarray(ImageChops.add(glow, halo, scale=1.14), np.float32)
     if shake > 1:
-        pixels = sum(np.roll(pixels, step - shake // 2, axis=1) for step in range(shake)) / np.float32(shake)
-    gain = np.array(lens.gains, np.float32) * np.float32(rng.uniform(0.92, 1.08))
+        pixels = np.mean([np.roll(pixels, step - shake // 2, axis=1) for step in range(shake)], axis=0)
     height, width = pixels.shape[:2]
-    pixels = pixels * (gain * (1 - lens.vignette * _corners(height, width)))
+    pixels *= _falloff(lens, height, width)
+    pixels *= np.float32(rng.uniform(0.92, 1.08))
     sigma = np.float32(lens.noise * (1.0 if light is None else 1.7))
-    top, left = (int(value) for value in rng.integers(0, (_NOISE - height % _NOISE, _NOISE - width % _NOISE)))
+    top, left = rng.integers(0, (_NOISE - height, _NOISE - width), endpoint=True).tolist()
     pixels += sigma * _noise_bank()[top : top + height, left : left + width]
     return np.clip(pixels, 0, 255, out=pixels).astype(np.uint8)

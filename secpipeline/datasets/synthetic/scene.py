@@ -1,4 +1,4 @@
-"""Scenes and their frames: who is where, what hides whom, and the picture of it."""
+"""Scenes at random: which street, which camera, and who and what is where."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from secpipeline.datasets.synthetic.camera import Camera
-from secpipeline.datasets.synthetic.figures import Appearance, Pose, draw_person, random_appearance
-from secpipeline.datasets.synthetic.furniture import Furniture, draw_furniture
-from secpipeline.datasets.synthetic.pen import Sprite
-from secpipeline.datasets.synthetic.photography import Floats, Lens, expose, light_field
-from secpipeline.datasets.synthetic.street import Street, paint, random_street
-from secpipeline.datasets.synthetic.vehicles import PAINTS, Vehicle, draw_vehicle
+from secpipeline.datasets.synthetic.figures import Appearance, Pose, random_appearance
+from secpipeline.datasets.synthetic.furniture import SMALL_KINDS, Furniture
+from secpipeline.datasets.synthetic.photography import Lens
+from secpipeline.datasets.synthetic.street import Street, random_street
+from secpipeline.datasets.synthetic.vehicles import PAINTS, Vehicle
+from secpipeline.datasets.synthetic.vendors import VENDORS
 from secpipeline.errors import InputError
 
-_SUPERSAMPLE = 2
-_NEAREST = 1.7
-_SECONDS_A_FRAME = 0.6
-_MIN_HEIGHT = 20.0
-_MIN_VISIBILITY = 0.15
-_SHADOW = Image.radial_gradient("L").point(lambda value: max(0, 150 - value))
+NEAREST = 1.7  # metres between the camera and anybody
 
 
 @dataclass(frozen=True)
@@ -70,29 +63,6 @@ class SceneSpec:
 
 
 @dataclass(frozen=True)
-class Vendor:
-    """Where a vendor puts its camera, and what the camera is like."""
-
-    eye: float
-    focal: float
-    on_road: bool
-    horizon: float
-    lens: Lens
-
-
-VENDORS = {
-    "vendor-a": Vendor(1.45, 0.90, True, 0.46, Lens((1.00, 1.00, 1.00), 2.0, 0.30, 0.10)),
-    "vendor-b": Vendor(1.60, 0.95, False, 0.47, Lens((1.04, 1.00, 0.95), 3.0, 0.40, 0.16)),
-    "vendor-c": Vendor(1.90, 0.85, True, 0.43, Lens((0.97, 1.00, 1.04), 2.5, 0.35, 0.12)),
-    "vendor-d": Vendor(1.30, 1.00, False, 0.48, Lens((1.02, 1.02, 0.97), 4.0, 0.30, 0.20)),
-    "vendor-e": Vendor(2.50, 0.95, False, 0.38, Lens((0.98, 1.01, 1.00), 2.0, 0.45, 0.08)),
-    "vendor-f": Vendor(1.50, 1.05, True, 0.46, Lens((1.00, 0.98, 1.05), 3.5, 0.35, 0.22)),
-    "vendor-g": Vendor(1.70, 0.90, False, 0.45, Lens((1.05, 1.00, 0.96), 2.0, 0.50, 0.14)),
-    "vendor-h": Vendor(2.10, 1.00, True, 0.42, Lens((0.98, 1.02, 0.98), 3.0, 0.40, 0.12)),
-}
-
-
-@dataclass(frozen=True)
 class Person:
     """A person somewhere in a scene at the time of its first frame: metres, metres a second."""
 
@@ -132,43 +102,6 @@ class Scene:
     def name(self) -> str:
         """Unique within the source."""
         return f"scene-{self.number:03d}"
-
-
-@dataclass(frozen=True)
-class PersonBox:
-    """A person in an image.
-
-    Attributes
-    ----------
-    box
-        x1, y1, x2, y2 in pixels around the whole body, also where it is hidden, cut at the image's edges.
-    visibility
-        Share of the body's pixels that can be seen, in [0, 1].
-    ignore
-        Too small or too hidden to be asked for.
-    """
-
-    box: tuple[float, float, float, float]
-    visibility: float
-    ignore: bool
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One labelled image."""
-
-    source: str
-    scene: str
-    number: int
-    time_of_day: str
-    camera: Camera
-    pixels: NDArray[np.uint8]
-    people: tuple[PersonBox, ...]
-
-    @property
-    def file_name(self) -> str:
-        """Where a delivery puts the image."""
-        return f"{self.source}/{self.scene}/{self.number:03d}.jpg"
 
 
 def random_scene(spec: SceneSpec, source: str, number: int) -> Scene:
@@ -228,7 +161,7 @@ def _furniture(rng: np.random.Generator, street: Street) -> tuple[Furniture, ...
             zs = np.arange(float(rng.uniform(6, 14)), 60, float(rng.uniform(7, 12))).tolist()
             found += [Furniture("tree", kerb, z, int(rng.integers(1 << 31))) for z in zs]
         for _ in range(int(rng.integers(1, 5))):
-            kind = str(rng.choice(["sign", "bin", "bollard", "column", "meter", "hydrant", "bush", "signal"]))
+            kind = str(rng.choice(SMALL_KINDS))
             x = front if kind in ("bin", "column", "bush") else kerb
             found.append(Furniture(kind, x, float(rng.uniform(3.6, 22)), int(rng.integers(1 << 31))))
         if street.crossing and rng.random() < 0.5:
@@ -251,18 +184,18 @@ def _people(
             # Friends walk side by side, which is where most occlusion between people comes from.
             beside = float(rng.choice([-1, 1])) * float(rng.uniform(0.35, 0.75))
             look = random_appearance(rng)
-            found.append(dataclasses.replace(person, look=look, x=person.x + beside, z=person.z + float(rng.uniform(-0.5, 0.5))))
+            found.append(
+                dataclasses.replace(person, look=look, x=person.x + beside, z=person.z + float(rng.uniform(-0.5, 0.5)))
+            )
     return tuple(found)
 
 
-def _person(
-    rng: np.random.Generator, street: Street, camera: Camera, vehicles: tuple[Vehicle, ...]
-) -> Person | None:
+def _person(rng: np.random.Generator, street: Street, camera: Camera, vehicles: tuple[Vehicle, ...]) -> Person | None:
     """Somebody at a size that is uniform on a log scale, in a place where people walk; None if none was found."""
     outer = street.half_road + street.pavement - 0.25
     for _ in range(12):
         tall = float(np.exp(rng.uniform(np.log(22), np.log(0.78 * camera.height))))
-        z = max(_NEAREST, camera.focal * 1.7 / tall)
+        z = max(NEAREST, camera.focal * 1.7 / tall)
         low, high = camera.visible_x(z)
         x = float(rng.uniform(low, high))
         crossing = bool(street.crossing and street.crossing < z < street.crossing + 2.8)
@@ -282,91 +215,3 @@ def _walker(rng: np.random.Generator, x: float, z: float, on_road: bool) -> Pers
     stride = float(rng.uniform(0.3, 0.5)) if pace else float(rng.uniform(0.0, 0.06))
     pose = Pose(view, direction, float(rng.uniform(0, 2 * np.pi)), stride)
     return Person(look, pose, x, z, pace * direction * across, pace * direction * (not across))
-
-
-class Stage:
-    """A scene made ready for drawing its frames: what does not move is drawn once."""
-
-    def __init__(self, scene: Scene, seed: int) -> None:
-        self.scene = scene
-        self._seed = seed
-        self._canvas_camera = scene.camera.magnified(_SUPERSAMPLE)
-        self._dark = scene.street.time_of_day != "day"
-        backdrop = paint(scene.street, self._canvas_camera)
-        self._colour = Image.fromarray(backdrop.colour.astype(np.uint8))
-        self._glow = Image.fromarray(backdrop.glow.astype(np.uint8)) if self._dark else None
-        self._fixed = [(thing.z, draw_furniture(thing, self._canvas_camera, self._dark)) for thing in scene.furniture]
-        self._fixed += [
-            (vehicle.z, draw_vehicle(vehicle, self._canvas_camera, self._dark))
-            for vehicle in scene.vehicles
-            if not vehicle.speed
-        ]
-        lamps = [(thing.x, thing.z) for thing in scene.furniture if thing.kind == "lamp"]
-        headlights = VENDORS[scene.source].on_road
-        self._light: Floats | None = light_field(scene.camera, scene.street.time_of_day, lamps, headlights)
-
-    def frame(self, number: int) -> Frame:
-        """Draw one frame."""
-        scene, camera = self.scene, self._canvas_camera
-        rng = np.random.default_rng([self._seed, list(VENDORS).index(scene.source), scene.number, number + 1])
-        seconds = number * _SECONDS_A_FRAME
-        layers: list[tuple[float, Sprite, int]] = [(z, sprite, 0) for z, sprite in self._fixed]
-        for vehicle in scene.vehicles:
-            z = vehicle.z + vehicle.speed * seconds
-            if vehicle.speed and z > 4.0:
-                layers.append((z, draw_vehicle(dataclasses.replace(vehicle, z=z), camera, self._dark), 0))
-        outlines = []
-        for person in (start.at(seconds) for start in scene.people):
-            if person.z > _NEAREST:
-                foot, scale = camera.point(person.x, 0.0, person.z), camera.scale(person.z)
-                sprite, outline = draw_person(person.look, person.pose, foot, scale, scene.street.sun or -1)
-                outlines.append((outline, sprite))
-                layers.append((person.z, sprite, len(outlines)))
-        colour, glow, owners = self._compose(layers)
-        shake = int(rng.integers(2, 5)) if rng.random() < 0.15 else 1
-        pixels = expose(colour, glow, self._light, scene.lens, shake, rng)
-        people = self._boxes(outlines, owners)
-        return Frame(scene.source, scene.name, number, scene.street.time_of_day, scene.camera, pixels, people)
-
-    def _compose(
-        self, layers: list[tuple[float, Sprite, int]]
-    ) -> tuple[Image.Image, Image.Image | None, list[int]]:
-        """Paste from far to near; returns picture, glow and how many canvas pixels each owner kept."""
-        colour = self._colour.copy()
-        glow = None if self._glow is None else self._glow.copy()
-        owners = Image.new("L", colour.size)
-        for _, sprite, owner in sorted(layers, key=lambda layer: -layer[0]):
-            place = (sprite.left, sprite.top)
-            alpha = sprite.image.getchannel("A")
-            if owner:
-                _cast_shadow(colour, sprite)
-            colour.paste(sprite.image, place, alpha)
-            owners.paste(owner, (*place, place[0] + alpha.width, place[1] + alpha.height), alpha)
-            if glow is not None:
-                glow.paste(sprite.glow or 0, (*place, place[0] + alpha.width, place[1] + alpha.height), alpha)
-        return colour.reduce(_SUPERSAMPLE), glow and glow.reduce(_SUPERSAMPLE), owners.histogram()
-
-    def _boxes(
-        self, outlines: list[tuple[tuple[float, float, float, float], Sprite]], owners: list[int]
-    ) -> tuple[PersonBox, ...]:
-        width, height = self.scene.camera.width, self.scene.camera.height
-        found = []
-        for owner, (outline, sprite) in enumerate(outlines, 1):
-            x1, y1, x2, y2 = (round(value / _SUPERSAMPLE, 2) for value in outline)
-            box = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-            body = sprite.image.getchannel("A").histogram()[255]
-            visibility = round(owners[owner] / body, 3)
-            if owners[owner] == 0 or box[2] - box[0] < 1 or box[3] - box[1] < 1:
-                continue
-            ignore = box[3] - box[1] < _MIN_HEIGHT or visibility < _MIN_VISIBILITY
-            found.append(PersonBox(box, visibility, ignore))
-        return tuple(found)
-
-
-def _cast_shadow(colour: Image.Image, sprite: Sprite) -> None:
-    """A soft dark patch on the ground under a person."""
-    wide = max(3, round(sprite.image.width * 0.8))
-    tall = max(2, round(sprite.image.height * 0.055))
-    left = sprite.left + (sprite.image.width - wide) // 2
-    top = sprite.top + round(sprite.image.height * 0.946) - tall // 2
-    colour.paste((18, 18, 22), (left, top, left + wide, top + tall), _SHADOW.resize((wide, tall)))

@@ -6,21 +6,33 @@ perspective is right by construction.
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from secpipeline.datasets.synthetic.camera import Camera
+from secpipeline.datasets.synthetic.textures import (
+    Floats,
+    clouds,
+    fraction,
+    grain,
+    ground_texture,
+    pick,
+    window_chances,
+)
 
-Floats = NDArray[np.float32]
-_TILE = 512
+# Share of windows with light behind them.
+_SHARES = {"day": 0.0, "dusk": 0.28, "night": 0.34}
 _WALLS = np.array(
-    [[164, 124, 100], [196, 182, 156], [138, 84, 70], [150, 152, 156], [206, 196, 184], [120, 108, 100], [176, 150, 116],
-     [110, 120, 128]], np.float32,
+    [
+        [164, 124, 100], [196, 182, 156], [138, 84, 70], [150, 152, 156], [206, 196, 184], [120, 108, 100],
+        [176, 150, 116], [110, 120, 128],
+    ],
+    np.float32,
 )  # fmt: skip
 _AWNINGS = np.array([[150, 40, 40], [40, 80, 60], [44, 60, 110], [190, 150, 60], [70, 70, 74]], np.float32)
+_LAWN = np.array([0.52, 0.68, 0.38], np.float32)
 _GLASS = np.array([62, 76, 90], np.float32)
 _LIT = np.array([255, 206, 130], np.float32)
 
@@ -114,17 +126,6 @@ def _facades(rng: np.random.Generator, distance: float) -> Facades:
     )
 
 
-@functools.cache
-def grain() -> Floats:
-    """A tileable 512 × 512 patch of noise around 0: fine grain on top of blotches."""
-    rng = np.random.default_rng(7)
-    fine = rng.standard_normal((_TILE, _TILE), np.float32)
-    spectrum = np.fft.rfft2(rng.standard_normal((_TILE, _TILE)))
-    fy, fx = np.fft.fftfreq(_TILE)[:, None], np.fft.rfftfreq(_TILE)[None]
-    blotches = np.fft.irfft2(spectrum / (0.004 + fx**2 + fy**2) ** 0.8).astype(np.float32)
-    return np.asarray(0.45 * fine + blotches / blotches.std(), np.float32)
-
-
 @dataclass(frozen=True)
 class Backdrop:
     """A street without anything on it: ``colour`` and self-lit ``glow``, both float32 (H, W, 3) in [0, 255]."""
@@ -138,7 +139,7 @@ def paint(street: Street, camera: Camera) -> Backdrop:
     colour = np.empty((camera.height, camera.width, 3), np.float32)
     glow = np.zeros_like(colour)
     first = min(camera.height, max(0, int(np.ceil(camera.horizon + 0.5))))
-    haze = _sky(street, camera, colour)
+    haze = _sky(street, camera, colour[:first])
     _ground(street, camera, colour, first, haze)
     _end_of_street(street, camera, colour, first, haze)
     for side, facades in zip((-1, 1), street.sides, strict=True):
@@ -155,17 +156,14 @@ _SKIES = {
 
 
 def _sky(street: Street, camera: Camera, colour: Floats) -> Floats:
-    """Paint the sky everywhere; returns the colour that distance fades to."""
+    """Paint the rows above the horizon; returns the colour that distance fades to."""
     key = "overcast" if street.time_of_day == "day" and street.sun == 0 else street.time_of_day
     zenith, low = _SKIES[key]
-    height = np.clip(np.arange(camera.height, dtype=np.float32) / max(camera.horizon, 1.0), 0, 1)[:, None, None] ** 1.3
-    colour[:] = zenith + (low - zenith) * height
-    offset = street.seed % _TILE
-    clouds = np.roll(grain(), offset, (0, 1))[::4, ::2]
-    rows = np.arange(camera.height) * len(clouds) // (2 * camera.height)
-    columns = np.arange(camera.width) * clouds.shape[1] // (2 * camera.width)
-    cover = np.clip(clouds[np.ix_(rows, columns)], 0, 1.6)[..., None] * (22 if key in ("day", "overcast") else 8)
-    colour += cover * (low / 255)
+    if len(colour):
+        height = np.linspace(0, 1, len(colour), dtype=np.float32)[:, None, None] ** 1.3
+        cover = clouds(street.seed, len(colour), camera.width)[..., None]
+        colour[:] = zenith + (low - zenith) * height
+        colour += (low * 1.06 - colour) * (cover * np.float32(0.34 if street.time_of_day == "day" else 0.1))
     return np.asarray(low * 0.92, np.float32)
 
 
@@ -179,33 +177,29 @@ def _ground(street: Street, camera: Camera, colour: Floats, first: int, haze: Fl
     if not len(rows):
         return
     z = camera.rows_to_distance(rows)[:, None]
-    across = (np.arange(camera.width, dtype=np.float32) + 0.5 - camera.centre)[None]
-    x = across * (z / camera.focal) + camera.place
+    across = (np.arange(camera.width, dtype=np.float32) + np.float32(0.5 - camera.centre))[None]
+    x = across * (z / np.float32(camera.focal)) + np.float32(camera.place)
     beside = np.abs(x)
+    walk = beside > street.half_road
+    texture = ground_texture(x, z)
+    tone = np.where(walk, np.float32(152), np.float32(92)) + texture
     # Detail finer than a pixel would only flicker.
-    sharp = np.clip(1.6 - z / 14, 0.12, 1)
-    tile = grain()
-    texture = tile[(z * 23).astype(np.int32) % _TILE, (x * 23).astype(np.int32) % _TILE] * sharp
-    wide = tile[(z * 1.5).astype(np.int32) % _TILE, (x * 3).astype(np.int32) % _TILE]
-    tone = 92 + 5 * texture + 5 * wide
-    slabs = ((x % 0.8 < 0.035) | (z % 0.8 < 0.05)) & (z < 14)
-    walk = 152 + 5 * texture + 5 * wide - 26 * slabs * sharp
-    tone = np.where(beside > street.half_road, walk, tone)
-    tone = np.where(np.abs(beside - street.half_road) < 0.11, 178, tone)
-    dashes = (np.abs(x) < 0.07) & ((z + street.seed % 6) % 6 < 2.6)
-    edges = np.abs(beside - street.half_road + 0.45) < 0.05
-    tone = np.where(dashes | edges, 205 + 6 * texture, tone)
+    tone[walk & (fraction(x * 1.25) < 0.045) & (z < 14)] -= 18
+    tone[walk & (fraction(z * 1.25) < 0.06) & (z < 14)] -= 18
+    tone[np.abs(beside - street.half_road) < 0.11] = 178
+    dashes = (beside < 0.07) & (fraction((z + street.seed % 6) / 6) < 0.43)
+    tone[dashes | (np.abs(beside - (street.half_road - 0.45)) < 0.05)] = 205
     if street.crossing:
         zebra = (z > street.crossing) & (z < street.crossing + 2.8) & (beside < street.half_road - 0.3)
-        tone = np.where(zebra, np.where(x % 1.0 < 0.5, 214, 96) + 5 * texture, tone)
-    shade = np.ones_like(tone)
+        tone[zebra & (fraction(x) < 0.5)] = 212
     if street.sun:
-        limit = street.sides[0].distance * 0.15
-        shade = np.where(x * street.sun > limit, np.float32(0.66), np.float32(1.08))
-    warm = np.where(beside > street.half_road, 1.0, 0.0)[..., None]
-    rgb = (tone * shade)[..., None] * (np.array([1, 1, 1.02], np.float32) - warm * np.array([0, 0.02, 0.06], np.float32))
-    fade = _fade(z, street.far)[..., None]
-    colour[first:] = rgb + (haze - rgb) * fade
+        shaded = x * street.sun > street.sides[0].distance * 0.15
+        tone *= np.where(shaded, np.float32(0.66), np.float32(1.08))
+    fade = _fade(z, street.far)
+    colour[first:] = (tone * (1 - fade))[..., None] + fade[..., None] * haze
+    for side, facades in zip((-1, 1), street.sides, strict=True):
+        lawn = x * side > facades.distance
+        colour[first:][lawn] *= _LAWN
 
 
 def _end_of_street(street: Street, camera: Camera, colour: Floats, first: int, haze: Floats) -> None:
@@ -225,53 +219,54 @@ def _end_of_street(street: Street, camera: Camera, colour: Floats, first: int, h
 def _house_fronts(
     street: Street, facades: Facades, side: int, camera: Camera, colour: Floats, glow: Floats, haze: Floats
 ) -> None:
-    columns = np.arange(camera.width, dtype=np.float32) + 0.5 - camera.centre
+    columns = np.arange(camera.width, dtype=np.float32) + np.float32(0.5 - camera.centre)
     offset = side * facades.distance - camera.place
-    seen = np.flatnonzero(columns * side > 0.5 * abs(offset) / street.far)
-    z = camera.focal * offset / columns[seen]
-    seen, z = seen[z < street.far], z[z < street.far]
+    seen = np.flatnonzero(columns * side > camera.focal * abs(offset) / street.far)
     if not len(seen):
         return
+    across = slice(int(seen[0]), int(seen[-1]) + 1)
+    z = np.float32(camera.focal * offset) / columns[across]
     house = np.minimum(np.searchsorted(facades.edges, z), len(facades.heights) - 1)
     height = facades.heights[house]
     rows = np.arange(camera.height, dtype=np.float32)[:, None] + 0.5
-    y = camera.eye - (rows - camera.horizon) * (z / camera.focal)
+    y = np.float32(camera.eye) - (rows - np.float32(camera.horizon)) * (z / np.float32(camera.focal))
     built = (y >= 0) & (y < height)
     used = np.flatnonzero(built.any(axis=1))
     if not len(used):
         return
-    top, bottom = int(used[0]), int(used[-1]) + 1
-    y, built = y[top:bottom], built[top:bottom]
-    along = facades.edges[house] - z
+    down = slice(int(used[0]), int(used[-1]) + 1)
+    y, built = y[down], built[down, :, None]
+    rgb, lit = _wall_colours(facades, house, z, y, _SHARES[street.time_of_day])
+    fade = _fade(z, street.far)[:, None]
     light = 1.0 if street.sun == 0 else (1.1 if street.sun != side else 0.78)
-    rgb, lit = _wall_colours(facades, house, along, y, height, z, street)
-    rgb *= light
-    rgb += (haze - rgb) * _fade(z, street.far)[:, None]
-    area = np.ix_(range(top, bottom), seen)
-    colour[area] = np.where(built[..., None], rgb, colour[area])
-    glow[area] = np.where(built[..., None], lit, 0)
+    rgb = rgb * ((1 - fade) * np.float32(light)) + haze * fade
+    np.copyto(colour[down, across], rgb, where=built)
+    np.copyto(glow[down, across], lit, where=built)
 
 
 def _wall_colours(
-    facades: Facades, house: NDArray[np.intp], along: Floats, y: Floats, height: Floats, z: Floats, street: Street
+    facades: Facades, house: NDArray[np.intp], z: Floats, y: Floats, lit_share: float
 ) -> tuple[Floats, Floats]:
-    """Colour and glow of house fronts at positions ``along`` each house and heights ``y``, in metres."""
-    tile = grain()
-    texture = tile[(y * 17).astype(np.int32) % _TILE, (along * 17).astype(np.int32) % _TILE] * np.clip(1.3 - z / 18, 0.1, 1)
-    rgb = facades.colours[house] + 5.0 * texture[..., None]
-    pitch, floor = facades.pitches[house], np.float32(3.1)
-    column, storey = along / pitch, (y - 3.4) / floor
-    window = ((column % 1 > 0.27) & (column % 1 < 0.73)) & ((storey % 1 > 0.22) & (storey % 1 < 0.78))
-    window &= (y > 3.5) & (y < height - 0.9)
-    shop = (y > 0.45) & (y < 2.6) & ((along / (2 * pitch)) % 1 > 0.14) & ((along / (2 * pitch)) % 1 < 0.82)
-    number = np.floor(column).astype(np.int64) * 92821 + np.floor(storey).astype(np.int64) * 68917 + house * 31 + facades.seed
-    chance = ((number * 2654435761) % 4294967296).astype(np.float32) / 4294967296
-    glass = _GLASS * (0.7 + 0.7 * chance[..., None])
-    rgb = np.where((window | shop)[..., None], glass, rgb)
-    frame = (storey % 1 > 0.16) & (storey % 1 < 0.22) & (column % 1 > 0.2) & (column % 1 < 0.8) & (y > 3.5)
-    rgb = np.where(frame[..., None], rgb * 1.25, rgb)
-    rgb = np.where(((y > 2.75) & (y < 3.25))[..., None], facades.awnings[house], rgb)
-    rgb = np.where((y > height - 0.45)[..., None], rgb * 1.22, rgb)
-    share = {"day": 0.0, "dusk": 0.28, "night": 0.34}[street.time_of_day]
-    bright = (window & (chance < share)) | (shop & (share > 0) & (chance < 0.75))
-    return rgb, np.where(bright[..., None], _LIT * (0.55 + 0.4 * chance[..., None]), np.float32(0))
+    """Colour and glow of house fronts where ``z`` is each column's distance and ``y`` each pixel's height in metres."""
+    along, height, pitch = facades.edges[house] - z, facades.heights[house], facades.pitches[house]
+    column, storey = along / pitch, (y - 3.4) / 3.1
+    aside, up = fraction(column), fraction(storey)
+    upper = (y > 3.5) & (y < height - 0.9)
+    window = upper & ((aside > 0.27) & (aside < 0.73)) & ((up > 0.22) & (up < 0.78))
+    sill = upper & ((aside > 0.2) & (aside < 0.8)) & ((up > 0.15) & (up <= 0.22))
+    pane = fraction(column / 2)
+    shop = ((pane > 0.14) & (pane < 0.82)) & (y > 0.45) & (y < 2.6)
+    chance = window_chances(facades.seed)[
+        np.floor(storey).astype(np.int32) & 63, (np.floor(column).astype(np.int32) + 11 * house) & 63
+    ]
+    texture = pick(grain(), y * 17, along * 17)
+    bright = 1 + texture * (0.035 * np.clip(1.3 - z / 18, 0.1, 1))
+    bright[sill | (y > height - 0.45)] *= 1.24
+    glass = window | shop
+    bright = np.where(glass, 0.7 + 0.7 * chance, bright).astype(np.float32)
+    surface = np.where(glass[..., None], _GLASS, facades.colours[house])
+    rgb = np.asarray(surface * bright[..., None], np.float32)
+    np.copyto(rgb, facades.awnings[house], where=((y > 2.75) & (y < 3.25))[..., None])
+    burning = (window & (chance < lit_share)) | (shop & (chance < 2.4 * lit_share))
+    lamps = np.where(burning, 0.55 + 0.4 * chance, np.float32(0))
+    return rgb, lamps[..., None] * _LIT

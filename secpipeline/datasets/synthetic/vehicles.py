@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from secpipeline.datasets.synthetic.camera import Camera
-from secpipeline.datasets.synthetic.pen import Colour, Point, Sprite, tint
+from secpipeline.datasets.synthetic.pen import Colour, Point, Sprite, opaque, tint
 
 PAINTS: tuple[Colour, ...] = (
     (196, 198, 202), (40, 42, 48), (120, 124, 130), (150, 30, 34), (36, 62, 112), (228, 228, 224), (64, 84, 70),
@@ -73,9 +73,14 @@ class _Body:
         self.pen = ImageDraw.Draw(self.image)
         self.glow = Image.new("RGB", self.image.size) if lights_on else None
 
-    def _box(self, x1: float, x2: float, y1: float, y2: float, z1: float, z2: float) -> list[tuple[float, float, float]]:
+    def _box(
+        self, x1: float, x2: float, y1: float, y2: float, z1: float, z2: float
+    ) -> list[tuple[float, float, float]]:
         return [
-            (self.vehicle.x + x * self.half, y, self.vehicle.z + z) for x in (x1, x2) for y in (y1, y2) for z in (z1, z2)
+            (self.vehicle.x + x * self.half, y, self.vehicle.z + z)
+            for x in (x1, x2)
+            for y in (y1, y2)
+            for z in (z1, z2)
         ]
 
     def _at(self, corners: list[tuple[float, float, float]]) -> list[Point]:
@@ -91,9 +96,23 @@ class _Body:
         x, upper = float(self.flank), self.flank * (1 - lean)
         self.face([(x, low, z1), (x, low, z2), (upper, high, z2), (upper, high, z1)], colour)
 
-    def end(self, low: float, high: float, half_low: float, half_high: float, z: float, back: float, colour: Colour) -> None:
+    def end(
+        self,
+        low: float,
+        high: float,
+        half_low: float,
+        half_high: float,
+        z: float,
+        back: float,
+        colour: Colour,
+    ) -> None:
         """A part of the near end; its upper edge lies ``back`` metres further away."""
-        corners = [(-half_low, low, z), (half_low, low, z), (half_high, high, z + back), (-half_high, high, z + back)]
+        corners = [
+            (-half_low, low, z),
+            (half_low, low, z),
+            (half_high, high, z + back),
+            (-half_high, high, z + back),
+        ]
         self.face(corners, colour)
 
     def draw(self) -> Sprite:
@@ -113,7 +132,7 @@ class _Body:
         self.end(self.belt, self.roof, 0.95, 0.8, bonnet, 0.3, tint(paint, 0.9))
         self.end(self.belt + 0.05, self.roof - 0.09, 0.88, 0.74, bonnet + 0.02, 0.26, _GLASS)
         self.bumper(paint)
-        return Sprite(self.image, self.left, self.top, self.glow)
+        return Sprite(self.image.convert("RGB"), opaque(self.image), self.left, self.top, self.glow)
 
     def wheel(self, z: float) -> None:
         """A wheel as the polygon that a circle becomes in perspective."""
@@ -124,8 +143,8 @@ class _Body:
 
     def bumper(self, paint: Colour) -> None:
         for side in (-0.8, 0.8):
-            self.face([(side - 0.14, 0.0, 0.1), (side + 0.14, 0.0, 0.1), (side + 0.14, 0.4, 0.1), (side - 0.14, 0.4, 0.1)],
-                      _TYRE)  # fmt: skip
+            low, high = side - 0.14, side + 0.14
+            self.face([(low, 0.0, 0.1), (high, 0.0, 0.1), (high, 0.4, 0.1), (low, 0.4, 0.1)], _TYRE)
         self.end(0.2, self.belt, 1.0, 0.98, 0.0, 0.0, paint)
         self.end(0.2, 0.36, 1.0, 1.0, -0.01, 0.0, tint(paint, 0.55))
         self.end(0.4, 0.53, 0.3, 0.3, -0.01, 0.0, (226, 226, 214))
