@@ -5,6 +5,8 @@ DVC_VENV := .venv-dvc
 BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DAGSTER_DISABLE_TELEMETRY := yes
+# Threads that wait for each other spin briefly and then sleep: on a busy machine long spinning slows training manyfold.
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: help setup demo test test-slow lint ui bench lock clean
 

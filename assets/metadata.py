@@ -13,9 +13,9 @@ import dagster as dg
 from secpipeline.assurance.pictures import thumbnail
 from secpipeline.runner import Run
 
-# Files of a stage that hold rows worth a table, with the key of the rows ("" where the file is the list).
+# Files of a stage that hold rows worth a table, with the key of the rows.
 _TABLES: Mapping[str, tuple[str, str]] = {
-    "audit_labels": ("sources.json", ""),
+    "audit_labels": ("sources.json", "rows"),
     "attack": ("report.json", "table"),
     "monitor": ("report.json", "statistics"),
     "gate": ("verdict.json", "checks"),
@@ -65,8 +65,7 @@ def _rows(stage: str, directory: Path) -> list[dict[str, Any]]:
     if stage not in _TABLES:
         return []
     name, key = _TABLES[stage]
-    content = json.loads((directory / name).read_bytes())
-    rows = content[key] if key else content
+    rows = json.loads((directory / name).read_bytes())[key]
     return [{column: _cell(value) for column, value in row.items()} for row in rows]
 
 

@@ -29,6 +29,8 @@ from secpipeline.workspace import Workspace
 
 _WIDTH = 14
 _SHOWN_NUMBERS = 4
+# These carry the gate's reasons on; once is enough for a reader.
+_REPEATS_REASONS = ("release", "deploy")
 
 
 def print_run(outcome: Run) -> None:
@@ -40,8 +42,9 @@ def print_run(outcome: Run) -> None:
         if isinstance(value, (int, float, str)) and len(str(value)) <= 24
     ]
     print(f"  {outcome.stage.name:{_WIDTH}} {state:>8}  {', '.join(numbers[:_SHOWN_NUMBERS])}", flush=True)
-    for reason in outcome.refusal:
-        print(f"  {'':{_WIDTH}} {'refused':>8}  {reason}", flush=True)
+    if outcome.stage.name not in _REPEATS_REASONS:
+        for reason in outcome.refusal:
+            print(f"  {'':{_WIDTH}} {'refused':>8}  {reason}", flush=True)
 
 
 def _short(value: Any) -> str:

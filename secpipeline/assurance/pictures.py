@@ -12,6 +12,7 @@ b'\x89PNG'
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,13 +86,14 @@ def contact_sheet(tiles: Sequence[Tile], columns: int, scale: int = 1) -> bytes:
 
 
 def thumbnail(png: bytes, max_bytes: int = 48_000) -> bytes:
-    """Shrink a picture until its JPEG form fits ``max_bytes`` (Dagster's pages grow slow with larger ones)."""
+    """Shrink a picture until its JPEG form fits ``max_bytes``: Dagster's pages grow slow with larger ones."""
     picture = Image.open(io.BytesIO(png)).convert("RGB")
-    for quality, factor in ((85, 1.0), (75, 0.8), (70, 0.6), (60, 0.45), (50, 0.3), (40, 0.2)):
+    steps = ((85, 1.0), (75, 0.8), (70, 0.6), (60, 0.45), (50, 0.3), (40, 0.2))
+    for quality, factor in itertools.chain(steps, ((40, 0.2 / 2**halvings) for halvings in itertools.count(1))):
         size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
         buffer = io.BytesIO()
         picture.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=quality)
-        if buffer.tell() <= max_bytes:
+        if buffer.tell() <= max_bytes or size == (1, 1):
             break
     return buffer.getvalue()
 

@@ -138,7 +138,11 @@ def _image(row: Row) -> dict[str, Any]:
 
 
 def _refuse_links(row: Row, root: Path, name: str) -> None:
-    if plain_file(root, name) is None:
+    try:
+        path = plain_file(root, name)
+    except OSError as error:  # such as a name that is too long for the file system
+        row.refuse(f"{name} cannot be read ({error.strerror})")
+    if path is None:
         row.refuse(f"{name} is or lies behind a symbolic link; deliver the file itself")
 
 
@@ -244,6 +248,8 @@ def _box_json(number: int, row: Mapping[Hashable, Any]) -> dict[str, Any]:
         "ignore": bool(row["ignore"]),
     }
     if not math.isnan(row["visibility"]):
+        if not 0 <= row["visibility"] <= 1:
+            raise InputError(f"image {row['image_id']}: visibility {row['visibility']} is not from 0 to 1; mend it")
         record["visibility"] = float(row["visibility"])
     return record
 
@@ -255,6 +261,8 @@ def _json_id(image_id: str) -> int | str:
 
 def _extent(low: float, high: float) -> float:
     """The extent that, added to ``low`` and rounded, gives ``high`` again."""
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise InputError(f"a box from {low!r} to {high!r} has no area; mend it")
     extent = round(high - low, _DECIMALS)
     if low != round(low, _DECIMALS) or round(low + extent, _DECIMALS) != high:
         raise InputError(f"{low!r} to {high!r} is finer than a millionth of a pixel; round the box")

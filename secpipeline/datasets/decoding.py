@@ -115,13 +115,20 @@ def _ambiguity(picture: Image.Image) -> str:
 
 
 def _png_end(data: bytes) -> int | None:
-    """Where the PNG ends, from its chunk lengths; None if it has no end."""
+    """Where the PNG ends, from its chunk lengths; None if it has no end or a chunk is not what its checksum says.
+
+    Pillow alone would not look at the checksums of the pixels.
+    """
     position = len(_MAGIC["png"])
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
-        position += 12 + length
+        checksum = position + 8 + int(length)
+        found = zlib.crc32(memoryview(data)[position + 4 : checksum])
+        position = checksum + 4
+        if data[checksum:position] != found.to_bytes(4, "big"):
+            return None
         if kind == b"IEND":
-            return position if position <= len(data) else None
+            return position
     return None
 
 

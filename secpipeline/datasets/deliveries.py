@@ -29,6 +29,7 @@ from secpipeline.datasets.coco import ANNOTATION_IMAGE_COLUMNS, Annotations, wri
 from secpipeline.datasets.synthetic import Frame, SceneSpec, draw_scene
 from secpipeline.datasets.tables import BOX_COLUMNS, LABEL, empty_boxes
 from secpipeline.digests import canonical_json, sha256_bytes, sha256_file, tree_digest, tree_files
+from secpipeline.errors import InputError
 from secpipeline.store import write_atomic
 
 _JPEG_QUALITY = 92
@@ -75,7 +76,14 @@ def deliver(directory: Path, spec: SceneSpec, plan: Planter | None = None, proce
         What to plant in one source, or None.
     processes
         How many draw at once; the bytes do not depend on it.
+
+    Raises
+    ------
+    InputError
+        If the plan is for a source that is not drawn.
     """
+    if plan is not None and plan.source not in spec.source_names:
+        raise InputError(f"poison for {plan.source}, which is not among {', '.join(spec.source_names)}")
     wish = {"spec": dataclasses.asdict(spec), "plan": _plan_json(plan), "code": _code(plan)}
     if not _is_delivered(directory, wish):
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +116,10 @@ def _is_delivered(directory: Path, wish: dict[str, Any]) -> bool:
     receipt = directory / _RECEIPT
     if not receipt.is_file():
         return False
-    files = tree_files(directory)
+    try:
+        files = tree_files(directory)
+    except InputError:  # a link, or a name that no delivery has
+        return False
     del files[_RECEIPT]
     return receipt.read_bytes() == canonical_json({**wish, "files": tree_digest(files)})
 

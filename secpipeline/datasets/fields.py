@@ -25,7 +25,7 @@ class Row:
     def refuse(self, reason: str) -> NoReturn:
         """Raise an InputError about this row."""
         known = self.values.get("id")
-        name = f" (id {known})" if isinstance(known, (int, str)) else ""
+        name = f" (id {_shown(known)})" if isinstance(known, (int, str)) else ""
         raise InputError(f"{self.where}{name}: {reason}")
 
     def _get(self, key: str) -> Any:
@@ -51,21 +51,21 @@ class Row:
         """A number of pixels."""
         value = self._get(key)
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= _MAX_SIDE:
-            self.refuse(f"{key} must be a whole number from 1 to {_MAX_SIDE}, not {str(value)[:60]}")
+            self.refuse(f"{key} must be a whole number from 1 to {_MAX_SIDE}, not {_shown(value)}")
         return value
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
         """A list of ``count`` finite numbers."""
         value = self._get(key)
         if not isinstance(value, list) or len(value) != count or not all(is_finite(item) for item in value):
-            self.refuse(f"{key} must be {count} finite numbers, not {str(value)[:80]}")
+            self.refuse(f"{key} must be {count} finite numbers, not {_shown(value)}")
         return tuple(float(item) for item in value)
 
     def flag(self, key: str) -> bool:
         """True, false, 0 or 1; absent means false."""
         value = self.values.get(key, False)
         if value not in (0, 1) or not isinstance(value, int):
-            self.refuse(f"{key} must be true or false, not {str(value)[:60]}")
+            self.refuse(f"{key} must be true or false, not {_shown(value)}")
         return bool(value)
 
     def share(self, key: str) -> float:
@@ -74,8 +74,14 @@ class Row:
         if value is None:
             return math.nan
         if not is_finite(value) or not 0 <= value <= 1:
-            self.refuse(f"{key} must be a number from 0 to 1, not {str(value)[:60]}")
+            self.refuse(f"{key} must be a number from 0 to 1, not {_shown(value)}")
         return float(value)
+
+
+def _shown(value: Any) -> str:
+    """The beginning of a value, without characters that would act on a terminal or forge a line."""
+    text = str(value)[:80]
+    return text if text.isprintable() else repr(text)
 
 
 def is_finite(value: Any) -> bool:
@@ -103,7 +109,7 @@ def rows(path: Path, document: Mapping[str, Any], key: str) -> list[Row]:
     found = [Row(f"{path}: {key}[{index}]", values) for index, values in enumerate(document[key])]
     for row in found:
         if not isinstance(row.values, dict):
-            raise InputError(f"{row.where}: must be an object, not {str(row.values)[:60]}")
+            raise InputError(f"{row.where}: must be an object, not {_shown(row.values)}")
     return found
 
 

@@ -126,14 +126,14 @@ def _ingest_all(
 
 def _ingest(root: Path, record: dict[str, Any], limits: DecodeLimits) -> _Ingested:
     name = record["file_name"]
-    path = plain_file(root, name)
-    if path is None:
-        raise InputError(f"{name}: is or lies behind a symbolic link; deliver the file itself")
     try:
+        path = plain_file(root, name)
+        if path is None:
+            raise InputError(f"{name}: is or lies behind a symbolic link; deliver the file itself")
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
     except OSError as error:
-        raise InputError(f"{name}: cannot be read ({error.strerror}); it should be at {path}") from error
+        raise InputError(f"{name}: cannot be read ({error.strerror}); it should be at {root / name}") from error
     decoded = decode(data, name, limits)
     height, width = decoded.pixels.shape[:2]
     if (width, height) != (record["width"], record["height"]):

@@ -91,14 +91,15 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     """
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table.validate(full=True)  # text that is no UTF-8 would otherwise be found out where it is used
+        if not table.schema.equals(schema):
+            found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+            raise InputError(f"{path}: its columns are not those of a release ({found}); run the stage again")
+        return _frame(table)
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run ingest first") from error
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file ({error}); run the stage again") from error
-    if not table.schema.equals(schema):
-        found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
-        raise InputError(f"{path}: its columns are not those of a release ({found}); run the stage again")
-    return _frame(table)
 
 
 def empty_boxes() -> pd.DataFrame:
@@ -115,7 +116,7 @@ def annotation_digests(image_ids: pd.Series, boxes: pd.DataFrame) -> list[str]:
     """SHA-256 of each image's boxes, so that a changed box is traced to its image.
 
     What is hashed is the canonical JSON of the image's rows in table order, each a list in :data:`BOX_COLUMNS` order;
-    an unknown visibility is null.
+    an unknown visibility is null, and an infinite number, which only a damaged table holds, its name.
 
     Parameters
     ----------
@@ -131,6 +132,12 @@ def annotation_digests(image_ids: pd.Series, boxes: pd.DataFrame) -> list[str]:
     """
     rows: dict[str, list[list[Any]]] = {}
     for row in boxes[list(BOX_COLUMNS)].itertuples(index=False, name=None):
-        plain = [None if isinstance(value, float) and math.isnan(value) else value for value in row]
-        rows.setdefault(row[1], []).append(plain)
+        rows.setdefault(row[1], []).append([_plain(value) for value in row])
     return [sha256_bytes(canonical_json(rows.get(image_id, []))) for image_id in image_ids]
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold of a table's value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value

@@ -8,6 +8,7 @@ active one and the one before it.
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import time
@@ -16,13 +17,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from secpipeline.digests import canonical_json, check_name, tree_digest, tree_files
-from secpipeline.errors import GateRefused, InputError
+from secpipeline.errors import AttestationError, GateRefused, InputError
 from secpipeline.provenance import envelopes
 from secpipeline.provenance.evidence import EvidenceStore
 from secpipeline.provenance.verification import Report
 from secpipeline.store import sync_directory, write_atomic
 
 POINTER = "current.json"
+_VERSION = re.compile(r"[0-9a-f]{16}")
 Verify = Callable[[Path, Path], Report]
 
 
@@ -70,7 +72,7 @@ def activate(channels: Path, name: str, files: Path, evidence: Path, verify: Ver
     directory = channels / check_name(name)
     digests = tree_files(files)
     version = tree_digest(digests)[:16]
-    active = current(directory) if (directory / POINTER).is_file() else None
+    active = _active(directory)
     target = directory / "versions" / version
     if active is not None and active.version == version and verify(target / "files", target / "evidence").ok:
         return active
@@ -85,8 +87,16 @@ def activate(channels: Path, name: str, files: Path, evidence: Path, verify: Ver
         _move(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-    previous = "" if active is None or active.version == version else active.version
+    previous = "" if active is None else active.previous if active.version == version else active.version
     return _point(directory, Activation(version, digests, int(time.time()), previous))
+
+
+def _active(directory: Path) -> Activation | None:
+    """What is active; nothing if the pointer is missing or damaged, since activating is what mends it."""
+    try:
+        return current(directory)
+    except InputError:
+        return None
 
 
 def _move(fresh: Path, target: Path) -> None:
@@ -129,11 +139,14 @@ def current(directory: Path) -> Activation:
     path = directory / POINTER
     if not path.is_file():
         raise InputError(f"{directory}: nothing is deployed here; `secpipeline run` deploys what passes the gate")
-    record = envelopes.parse_object(path.read_bytes())
     try:
-        return Activation(record["version"], record["files"], record["activated_at"], record["previous"])
-    except KeyError as error:
-        raise InputError(f"{path}: lacks {error}; activate a deployment again") from error
+        active = Activation(**envelopes.parse_object(path.read_bytes()))
+        whole = all(_VERSION.fullmatch(name) for name in (active.version, active.previous or active.version))
+    except (AttestationError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error}); activate a deployment again") from error
+    if not whole or not isinstance(active.files, dict):
+        raise InputError(f"{path}: damaged (it names no version and its files); activate a deployment again")
+    return active
 
 
 def location(directory: Path, activation: Activation) -> tuple[Path, Path]:

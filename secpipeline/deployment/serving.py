@@ -122,10 +122,11 @@ def create_app(directory: Path, owners: Sequence[SSlibKey], specs: Sequence[Step
 
 
 def detections(served: Served, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> list[dict[str, float]]:
-    """Boxes in the picture's own pixels, at or above the deployed threshold, best first."""
+    """Boxes inside the picture, in its own pixels, at or above the deployed threshold, best first."""
     frame, placement = letterbox(pixels, served.size)
     found = served.detector.detect(frame[None])[0]
     sure = found.scores >= served.card["threshold"]
-    boxes = from_frame(found.boxes[sure], placement)
+    height, width = pixels.shape[:2]
+    boxes = from_frame(found.boxes[sure], placement).clip(0, [width, height, width, height])
     rows = zip(boxes.tolist(), found.scores[sure].tolist(), strict=True)
     return [{"x1": b[0], "y1": b[1], "x2": b[2], "y2": b[3], "score": score} for b, score in rows]

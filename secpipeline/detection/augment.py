@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from secpipeline.datasets.loading import Truth
 
-_ZOOM = (0.75, 1.45)
+_ZOOM = (0.85, 1.25)
 _GAIN = 0.25
 _CONTRAST = 0.25
 _TINT = 0.06
@@ -40,7 +40,7 @@ class Augmentation:
         return self._light(moved), people
 
     def _move(self, pixels: NDArray[np.float32], truth: Sequence[Truth]) -> tuple[NDArray[np.float32], list[Truth]]:
-        """Mirror, zoom and shift; a zoomed-out frame is filled up with its mirror image."""
+        """Mirror, zoom and shift; a zoomed-out frame is filled up with its edge, which shows nobody twice."""
         count, _, height, width = pixels.shape
         mirrored = np.where(self.order.random(count) < 0.5, -1.0, 1.0)
         zoom = np.exp(self.order.uniform(math.log(_ZOOM[0]), math.log(_ZOOM[1]), count))
@@ -51,7 +51,7 @@ class Augmentation:
         affine[:, 0, 0], affine[:, 1, 1] = mirrored / zoom, 1 / zoom
         affine[:, :, 2] = shift
         grid = F.affine_grid(torch.from_numpy(affine), [count, 3, height, width], align_corners=False)
-        moved = F.grid_sample(torch.from_numpy(pixels), grid, padding_mode="reflection", align_corners=False)
+        moved = F.grid_sample(torch.from_numpy(pixels), grid, padding_mode="border", align_corners=False)
         people = [
             Truth(*(_follow(boxes, affine[i], height, width) for boxes in (t.boxes, t.ignore)))
             for i, t in enumerate(truth)

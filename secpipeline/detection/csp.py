@@ -2,8 +2,7 @@
 
 After Liu, Liao, Ren, Hu and Yu, "High-level semantic feature detection: a new perspective for pedestrian detection",
 CVPR 2019: one map says where a person's centre is, others its height and the offset within the cell. This version also
-predicts the width, because boxes of other sources are not all drawn with the aspect ratio 0.41. Group normalisation
-(Wu and He, ECCV 2018) instead of batch normalisation: a batch of attacked images is normalised like a clean one.
+predicts the width, because boxes of other sources are not all drawn with the aspect ratio 0.41.
 
 >>> detector = CspTiny({})
 >>> boxes, scores = detector.dense(torch.rand(2, 3, 96, 128))
@@ -144,16 +143,14 @@ def box_losses(scale: Tensor, offset: Tensor, targets: CspTargets) -> tuple[Tens
 
 def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.GroupNorm(max(1, outputs // 8), outputs), nn.SiLU(inplace=True))
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.SiLU(inplace=True))
 
 
 class _Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.first = _block(channels, channels)
-        self.second = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.GroupNorm(max(1, channels // 8), channels)
-        )
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to the same shape."""
@@ -166,23 +163,25 @@ class CspTiny(Detector):
     Parameters
     ----------
     config
-        ``channels``: three widths at strides 4, 8 and 16 (each a multiple of 8); left out, the shipped ones.
+        ``channels``: three widths at strides 4, 8 and 16; left out, the shipped ones.
     """
 
     name = "csp_tiny"
 
     def __init__(self, config: dict[str, Any]) -> None:
-        widths = config.get("channels", [24, 48, 96])
+        widths = config.get("channels", [32, 48, 64])
+        if unknown := sorted(config.keys() - {"channels"}):
+            raise InputError(f"csp_tiny: unknown config key {unknown[0]!r}; there is channels")
         super().__init__()
         self.config = {"channels": list(widths)}
         c4, c8, c16 = widths
         # Folding 2 × 2 pixels into channels first spares the largest maps, where small networks spend their time.
-        self.stride4 = nn.Sequential(nn.PixelUnshuffle(2), _block(12, c4, 2))
+        self.stride4 = nn.Sequential(nn.PixelUnshuffle(2), _block(12, c4, 2), _Residual(c4))
         self.stride8 = nn.Sequential(_block(c4, c8, 2), _Residual(c8))
         self.stride16 = nn.Sequential(_block(c8, c16, 2), _Residual(c16))
         self.from16 = nn.Conv2d(c16, c8, 1)
         self.from8 = nn.Conv2d(c8, c4, 1)
-        self.neck = _block(c4, c4)
+        self.neck = nn.Sequential(_block(c4, c4), _block(c4, c4))
         self.centre = nn.Conv2d(c4, 1, 1)
         self.scale = nn.Conv2d(c4, 2, 1)
         self.offset = nn.Conv2d(c4, 2, 1)

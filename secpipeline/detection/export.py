@@ -21,7 +21,9 @@ from secpipeline.errors import InputError
 from secpipeline.store import write_atomic
 
 _OPSET = 18
-_SAME_IOU = 0.5
+# Detections of one person are at most this share of its width apart.
+_SAME_SHIFT = 0.5
+_FAR = 1e6
 
 
 class _Candidates(nn.Module):
@@ -102,18 +104,19 @@ def agreement(trained: pd.DataFrame, exported: pd.DataFrame, score_floor: float 
         ``max_box_difference`` (pixels, over all corners), ``max_score_difference``, ``unmatched`` and ``compared``.
     """
     box, score, unmatched, compared = 0.0, 0.0, 0, 0
-    left = dict(list(trained[trained["score"] >= score_floor].groupby("image_id")))
-    right = dict(list(exported[exported["score"] >= score_floor].groupby("image_id")))
+    left, right = dict(list(trained.groupby("image_id"))), dict(list(exported.groupby("image_id")))
     for image_id in left.keys() | right.keys():
         a = left.get(image_id, trained.iloc[:0])[["x1", "y1", "x2", "y2", "score"]].to_numpy(float)
         b = right.get(image_id, exported.iloc[:0])[["x1", "y1", "x2", "y2", "score"]].to_numpy(float)
         distance = np.abs(a[:, None, :4] - b[None, :, :4]).max(axis=2, initial=0.0)
-        rows, columns = linear_sum_assignment(distance)
-        extent = np.maximum(a[rows, 2] - a[rows, 0], 1.0)
-        same = distance[rows, columns] <= _SAME_IOU * extent
-        rows, columns = rows[same], columns[same]
+        same = distance <= _SAME_SHIFT * np.maximum(a[:, 2] - a[:, 0], 1.0)[:, None]
+        # Every pair that cannot be one detection costs the same, so that none of them breaks up a pair that can.
+        rows, columns = linear_sum_assignment(np.where(same, distance, _FAR))
+        pairs = same[rows, columns] & (np.maximum(a[rows, 4], b[columns, 4]) >= score_floor)
+        rows, columns = rows[pairs], columns[pairs]
         compared += len(rows)
-        unmatched += len(a) + len(b) - 2 * len(rows)
+        sure = int((a[:, 4] >= score_floor).sum() + (b[:, 4] >= score_floor).sum())
+        unmatched += sure - int((a[rows, 4] >= score_floor).sum() + (b[columns, 4] >= score_floor).sum())
         if len(rows):
             box = max(box, float(distance[rows, columns].max()))
             score = max(score, float(np.abs(a[rows, 4] - b[columns, 4]).max()))

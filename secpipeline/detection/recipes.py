@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,7 +16,11 @@ from typing import Any
 
 import yaml
 
+from secpipeline.digests import canonical_json
 from secpipeline.errors import InputError
+
+# Bounded, because a Fraction of 1e999999999 is computed to its last digit.
+_FRACTION = re.compile(r"[0-9.]{1,20}(e[+-]?[0-9]{1,3})?(/[0-9]{1,20})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -88,14 +93,17 @@ def load_recipe(path: Path) -> Recipe:
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from error
     except FileNotFoundError as error:
         shipped = ", ".join(sorted(entry.stem for entry in path.parent.glob("*.yaml"))) or "none"
         raise InputError(f"{path}: no such recipe; there are {shipped}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates are a ValueError
         raise InputError(f"{path}: not valid YAML: {error}") from error
     values = _keys(values, Recipe, path, {"name"})
+    _check_detector(values, path)
     if values["adversarial"] is not None:
-        nested = _keys(values["adversarial"], Adversarial, path, set())
+        nested = _keys(values["adversarial"], Adversarial, path, set(), "adversarial ")
         values["adversarial"] = Adversarial(
             epsilon=_number(nested, "epsilon", path),
             step_size=_number(nested, "step_size", path),
@@ -112,10 +120,21 @@ def load_recipe(path: Path) -> Recipe:
     return Recipe(**{**values, "name": path.stem, "input_size": (size[0], size[1])})
 
 
-def _keys(values: Any, kind: type[Any], path: Path, implied: set[str]) -> dict[str, Any]:
+def _check_detector(values: Mapping[str, Any], path: Path) -> None:
+    if not isinstance(values["detector"], str):
+        raise InputError(f"{path}: detector {values['detector']!r} must be the name of a detector")
+    if not isinstance(values["config"], dict):
+        raise InputError(f"{path}: config {values['config']!r} must be a mapping, {{}} for the detector's own choice")
+    try:
+        canonical_json(values["config"])
+    except (InputError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: config must hold what JSON can hold and nothing else ({error})") from error
+
+
+def _keys(values: Any, kind: type[Any], path: Path, implied: set[str], where: str = "") -> dict[str, Any]:
     wanted = {field.name for field in dataclasses.fields(kind)} - implied
     if not isinstance(values, dict):
-        raise InputError(f"{path}: must hold a mapping with the keys {', '.join(sorted(wanted))}")
+        raise InputError(f"{path}: {where}must hold a mapping with the keys {', '.join(sorted(wanted))}")
     for key in values:
         if key not in wanted:
             raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(sorted(wanted))}")
@@ -128,7 +147,7 @@ def _number(values: Mapping[str, Any], key: str, path: Path) -> float:
     """A finite number from 0 up, or a fraction such as 4/255."""
     value = values[key]
     try:
-        number = float(Fraction(value)) if isinstance(value, str) else float(value)
+        number = float(Fraction(value) if isinstance(value, str) and _FRACTION.fullmatch(value) else value)
     except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
         raise InputError(f"{path}: {key} {value!r} must be a number, or a fraction such as 4/255") from error
     if isinstance(value, bool) or not 0 <= number < float("inf"):

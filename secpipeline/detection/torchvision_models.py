@@ -1,7 +1,7 @@
 """torchvision's detectors behind the same interface.
 
 torchvision gives losses in training mode only and for the batch as a whole, samples at random inside its loss, and
-updates batch statistics; here normalisation and dropout always evaluate, sampling is seeded by the call, and each image
+updates batch statistics; here normalisation and dropout always evaluate, every call samples alike, and each image
 has its own loss.
 
 >>> detector = FasterRcnnMobileNet({})                                    # doctest: +SKIP
@@ -24,6 +24,7 @@ from secpipeline.detection.interface import Detector, Encoded
 
 _PERSON = 1
 _NOBODY = -30.0
+_SAMPLING_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,6 @@ class FasterRcnnMobileNet(Detector):
             weights=None,
             weights_backbone=None,
             num_classes=2,
-            trainable_backbone_layers=6,
             rpn_post_nms_top_n_test=self.config["proposals"],
             rpn_pre_nms_top_n_test=2 * self.config["proposals"],
             rpn_score_thresh=0.0,
@@ -97,8 +97,10 @@ class FasterRcnnMobileNet(Detector):
 
     def _image_losses(self, image: Tensor, target: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         features, listed = self._features(image)
-        proposals, first = self.model.rpn(listed, features, target)
-        _, second = self.model.roi_heads(features, proposals, listed.image_sizes, target)
+        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
+            torch.manual_seed(_SAMPLING_SEED)  # torchvision samples with the global generator
+            proposals, first = self.model.rpn(listed, features, target)
+            _, second = self.model.roi_heads(features, proposals, listed.image_sizes, target)
         return {**first, **second}
 
     def _features(self, images: Tensor) -> tuple[dict[str, Tensor], ImageList]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -215,7 +216,10 @@ class _Trainer:
                 packed["state"].setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict(packed)
         epoch = int(header["epoch"])
-        for _ in range(epoch * self.steps):
-            self.schedule.step()
+        with warnings.catch_warnings():
+            # torch warns that the schedule moves before the optimizer; the optimizer moved in an earlier process.
+            warnings.simplefilter("ignore", UserWarning)
+            for _ in range(epoch * self.steps):
+                self.schedule.step()
         self.losses = json.loads(header["losses"])
         return epoch

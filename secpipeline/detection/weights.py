@@ -23,11 +23,18 @@ _PICKLES = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 
 
 def save(detector: Detector, path: Path) -> None:
-    """Write a detector's weights, with its name and configuration in the header."""
+    """Write a detector's weights, with its name and configuration in the header; equal weights give equal bytes."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in detector.state_dict().items()}
-    # Sorted: equal weights give equal bytes.
     header = {"detector": detector.name, "config": json.dumps(detector.config, sort_keys=True)}
-    write_atomic(path, safetensors.torch.save(dict(sorted(state.items())), header))
+    write_atomic(path, _sorted_header(safetensors.torch.save(state, header)))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The same file with its header sorted, because safetensors writes metadata in random order."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.dumps(json.loads(data[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + data[end:]
 
 
 def load(path: Path) -> Detector:
@@ -41,7 +48,7 @@ def load(path: Path) -> Detector:
     state, header = read_tensors(path)
     try:
         detector = build(header["detector"], json.loads(header["config"]))
-    except (KeyError, ValueError, TypeError) as error:
+    except (InputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: its header does not say which detector it holds ({error})") from error
     wanted = detector.state_dict()
     for name in sorted(wanted.keys() ^ state.keys()):

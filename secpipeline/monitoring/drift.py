@@ -80,7 +80,9 @@ def drift(reference: NDArray[Any], window: NDArray[Any]) -> Drift:
             raise CannotDecide(f"the {name} has {len(sample)} images; drift needs {MINIMUM_IMAGES}")
         if not np.isfinite(sample).all():
             raise CannotDecide(f"the {name} holds values that are not finite")
-    edges = np.unique(np.quantile(reference, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    edges, repeats = np.unique(np.quantile(reference, np.linspace(0, 1, _BINS + 1)[1:-1]), return_counts=True)
+    # A value that many images share has a bin to itself, or falling below it would go unnoticed.
+    edges = np.union1d(edges, np.nextafter(edges[repeats > 1], -np.inf))
     expected, found = (_shares(sample, edges) for sample in (reference, window))
     psi = float(((found - expected) * np.log(found / expected)).sum())
     return Drift(float(ks_2samp(reference, window).pvalue), psi, float(np.median(reference)), float(np.median(window)))

@@ -46,7 +46,7 @@ class PoisonPlan:
     Raises
     ------
     InputError
-        If a fraction is out of its range.
+        If a fraction is out of its range, or the seed is no whole number from 0.
     """
 
     source: str
@@ -58,8 +58,11 @@ class PoisonPlan:
 
     def __post_init__(self) -> None:
         for name in ("removed", "shifted", "ghost", "triggered"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"poison: {name} is {getattr(self, name)}, not a fraction from 0 to 1")
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+                raise InputError(f"poison: {name} is {value!r}, not a fraction from 0 to 1")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise InputError(f"poison: seed is {self.seed!r}, not a whole number from 0")
         if self.removed + self.shifted > 1:
             raise InputError("poison: removed and shifted are more than all boxes together")
 

@@ -163,14 +163,21 @@ def craft(
 
 @contextlib.contextmanager
 def _frozen(detector: Detector) -> Iterator[None]:
-    """Ask no gradients of the weights: only the images' are needed, and they come faster without."""
+    """Ask no gradients of the weights, which is faster, and let an attack on a detector in training not be seen.
+
+    In evaluation mode images do not influence each other through a batch's statistics, and looking at attacked images
+    leaves no trace in them.
+    """
     asked = [(parameter, parameter.requires_grad) for parameter in detector.parameters()]
+    was_training = detector.training
     try:
+        detector.eval()
         for parameter, _ in asked:
             parameter.requires_grad_(False)
         with torch.enable_grad():
             yield
     finally:
+        detector.train(was_training)
         for parameter, required in asked:
             parameter.requires_grad_(required)
 

@@ -19,6 +19,9 @@ from secpipeline.poisoning.audit import audit_labels
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
 
+# At this score no more than half of what is found so strongly is expected to be honest.
+STRONG = 0.5
+
 
 def run(context: StageContext) -> StageResult:
     """Train one judge a fold, score every label out of fold, and compare the sources with each other."""
@@ -33,11 +36,13 @@ def run(context: StageContext) -> StageResult:
     predictions.to_parquet(context.out / "predictions.parquet", index=False)
     found.to_parquet(context.out / "findings.parquet", index=False)
     context.write_json("sources.json", sources.to_json())
-    kinds = {str(kind): int(count) for kind, count in found["kind"].value_counts().items()}
+    strong = found.loc[found["score"] >= STRONG, "kind"].value_counts()
+    kinds = {str(kind): int(count) for kind, count in strong.items()}
     report = {
         "judges": settings["folds"],
         "out_of_fold_predictions": len(predictions),
-        "findings": kinds,
+        "findings": len(found),
+        "strong_findings": kinds,
         "named_sources": list(sources.named),
         "attribution": sources.undecided or "decided",
     }
@@ -45,7 +50,8 @@ def run(context: StageContext) -> StageResult:
     pictures = _draw(context.out, release, data, found)
     summary = {
         "findings": len(found),
-        **{f"{kind} findings": count for kind, count in kinds.items()},
+        "strong findings": int(strong.sum()),
+        **{f"strong: {kind}": count for kind, count in kinds.items()},
         "named sources": list(sources.named),
         "reasons": list(sources.reasons().values()),
         "attribution": report["attribution"],

@@ -12,12 +12,15 @@ from secpipeline.datasets.releases import Release
 from secpipeline.detection import metrics, registry, weights
 from secpipeline.detection.inference import predict
 from secpipeline.detection.interface import Detector
-from secpipeline.detection.matching import ALL, match
+from secpipeline.detection.matching import ALL, Matches, match
 from secpipeline.detection.recipes import Recipe, load_recipe
 from secpipeline.detection.training import TrainingRecord, train
+from secpipeline.errors import CannotDecide
 from secpipeline.robustness.attacks import AttackSpec, perturb
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
+
+REPORTS_NOBODY = 1.0
 
 
 def run(context: StageContext) -> StageResult:
@@ -33,7 +36,7 @@ def run(context: StageContext) -> StageResult:
     calibration = load_split(release, "calibration", recipe)
     predictions = predict(detector, calibration.images, calibration.image_ids)
     matches = match(calibration.boxes, predictions, calibration.image_ids, ALL)
-    threshold = metrics.operating_threshold(matches, settings["max_fppi"])
+    threshold, undecided = operating_point(matches, settings["max_fppi"])
     card = {
         "name": detector.name,
         "recipe": recipe.name,
@@ -48,9 +51,10 @@ def run(context: StageContext) -> StageResult:
         "detector": detector.name,
         "parameters": sum(parameter.numel() for parameter in detector.parameters()),
         "training images": len(data.image_ids),
-        "calibration AP50": metrics.average_precision(matches),
+        "calibration AP50": metrics.average_precision(matches) if matches.people.sum() else None,
         "threshold": threshold,
         "training seconds": record.seconds,
+        **({"threshold undecided": undecided} if undecided else {}),
     }
     return StageResult(summary, details={"recipe": recipe.to_json()}, pictures=("predictions.png", "curve.png"))
 
@@ -59,6 +63,18 @@ def load_split(release: Release, split: str, recipe: Recipe) -> Pixels:
     """The images of one split in the detector's frame."""
     chosen = release.images.loc[release.images["split"] == split, "image_id"].tolist()
     return load(release, chosen, recipe.input_size)
+
+
+def operating_point(matches: Matches, max_fppi: float) -> tuple[float, str]:
+    """The deployed threshold, and why calibration data could not set it ("" if they could).
+
+    A detector that is too weak or was measured on too little gets the threshold that reports nobody, so that the chain
+    runs on to a gate that refuses it with all its reasons, instead of ending here with one.
+    """
+    try:
+        return metrics.operating_threshold(matches, max_fppi), ""
+    except CannotDecide as undecided:
+        return REPORTS_NOBODY, str(undecided)
 
 
 def adversary(recipe: Recipe) -> Callable[..., Any] | None:

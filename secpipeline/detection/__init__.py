@@ -1,0 +1,1 @@
+"""Detectors: models, training, inference, metrics, export."""
