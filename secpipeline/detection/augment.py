@@ -1,6 +1,6 @@
 """Augmentation of a batch: mirrored, nearer or farther, shifted, and seen under another light.
 
->>> apply = Augmentation(np.random.default_rng(0)).apply
+>>> apply = Augmentation(np.random.default_rng(0), zoom=1.1).apply
 >>> images, truth = apply(np.zeros((1, 3, 32, 32), np.uint8), [Truth(np.zeros((0, 4)), np.zeros((0, 4)))])
 >>> images.shape, float(images.min()) >= 0
 ((1, 3, 32, 32), True)
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from secpipeline.datasets.loading import Truth
 
-_ZOOM = (0.85, 1.25)
 _GAIN = 0.25
 _CONTRAST = 0.25
 _TINT = 0.06
@@ -29,10 +28,10 @@ _MINIMUM_HEIGHT = 12.0
 
 
 class Augmentation:
-    """Random changes drawn from ``order``."""
+    """Random changes drawn from ``order``; ``zoom`` is the largest factor by which things come nearer or go farther."""
 
-    def __init__(self, order: np.random.Generator) -> None:
-        self.order = order
+    def __init__(self, order: np.random.Generator, zoom: float) -> None:
+        self.order, self.zoom = order, zoom
 
     def apply(self, images: NDArray[np.uint8], truth: Sequence[Truth]) -> tuple[NDArray[np.float32], list[Truth]]:
         """Change images (B, 3, H, W) and their truth together; pixels come back as float32 in [0, 1]."""
@@ -43,7 +42,7 @@ class Augmentation:
         """Mirror, zoom and shift; a zoomed-out frame is filled up with its edge, which shows nobody twice."""
         count, _, height, width = pixels.shape
         mirrored = np.where(self.order.random(count) < 0.5, -1.0, 1.0)
-        zoom = np.exp(self.order.uniform(math.log(_ZOOM[0]), math.log(_ZOOM[1]), count))
+        zoom = np.exp(self.order.uniform(-math.log(self.zoom), math.log(self.zoom), count))
         room = 1 - 1 / zoom
         shift = self.order.uniform(-1, 1, (count, 2)) * np.abs(room)[:, None]
         # Rows of the affine map from the new frame to the old one, in the [-1, 1] coordinates of grid_sample.
@@ -59,16 +58,18 @@ class Augmentation:
         return moved.numpy(), [_keep_visible(t, height, width) for t in people]
 
     def _light(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Another gain, colour, contrast, and a little noise."""
+        """Another gain, colour, contrast, and a little noise: one pattern a batch, its strength per image."""
         count = len(pixels)
         draw = self.order.uniform
         gain = draw(1 - _GAIN, 1 + _GAIN, (count, 1, 1, 1)).astype(np.float32)
         tint = draw(1 - _TINT, 1 + _TINT, (count, 3, 1, 1)).astype(np.float32)
         contrast = draw(1 - _CONTRAST, 1 + _CONTRAST, (count, 1, 1, 1)).astype(np.float32)
         mean = pixels.mean((1, 2, 3), keepdims=True)
-        pixels = ((pixels - mean) * contrast + mean) * gain * tint
-        noise = self.order.standard_normal(pixels.shape, np.float32)
-        pixels += noise * draw(0, _NOISE, (count, 1, 1, 1)).astype(np.float32)
+        colour = gain * tint
+        pixels *= contrast * colour
+        pixels += mean * (1 - contrast) * colour
+        strength = draw(0, _NOISE, (count, 1, 1, 1)).astype(np.float32)
+        pixels += self.order.standard_normal(pixels.shape[1:], np.float32) * strength
         return np.clip(pixels, 0, 1, out=pixels)
 
 

@@ -181,7 +181,7 @@ class CspTiny(Detector):
         self.stride16 = nn.Sequential(_block(c8, c16, 2), _Residual(c16))
         self.from16 = nn.Conv2d(c16, c8, 1)
         self.from8 = nn.Conv2d(c8, c4, 1)
-        self.neck = nn.Sequential(_block(c4, c4), _block(c4, c4))
+        self.neck = _block(c4, c4)
         self.centre = nn.Conv2d(c4, 1, 1)
         self.scale = nn.Conv2d(c4, 2, 1)
         self.offset = nn.Conv2d(c4, 2, 1)

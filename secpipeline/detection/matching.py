@@ -62,9 +62,11 @@ REASONABLE = Subset("reasonable", min_height=50, min_visibility=0.65)
 SMALL = Subset("small", min_height=50, max_height=75, min_visibility=0.65)
 HEAVY = Subset("heavy", min_height=50, min_visibility=0.2, max_visibility=0.65)
 ALL = Subset("all", min_height=20, min_visibility=0.2)
+# Not one of CityPersons': Reasonable's visibility at any height from 20 pixels, for pictures smaller than theirs.
+VISIBLE = Subset("visible", min_height=20, min_visibility=0.65)
 BARE = Subset("bare", min_height=50, min_visibility=0.9)
 PARTIAL = Subset("partial", min_height=50, min_visibility=0.65, max_visibility=0.9)
-SUBSETS = {subset.name: subset for subset in (EVERYBODY, REASONABLE, SMALL, HEAVY, ALL, BARE, PARTIAL)}
+SUBSETS = {subset.name: subset for subset in (EVERYBODY, REASONABLE, SMALL, HEAVY, ALL, VISIBLE, BARE, PARTIAL)}
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from secpipeline.digests import canonical_json
 from secpipeline.errors import InputError
 
 # Bounded, because a Fraction of 1e999999999 is computed to its last digit.
+_MAX_ZOOM = 4
 _FRACTION = re.compile(r"[0-9.]{1,20}(e[+-]?[0-9]{1,3})?(/[0-9]{1,20})?", re.IGNORECASE)
 
 
@@ -65,6 +66,9 @@ class Recipe:
         Of weights, order, augmentation and attack.
     adversarial
         The attack in the loop, or none.
+    zoom
+        Images are seen up to this factor nearer or farther, from 1 (never) to 4. Much zoom carries a detector over to
+        other cameras, little learns the present ones sooner.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Recipe:
     weight_decay: float
     seed: int
     adversarial: Adversarial | None
+    zoom: float = 1.1
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as a JSON-able record."""
@@ -115,8 +120,10 @@ def load_recipe(path: Path) -> Recipe:
         raise InputError(f"{path}: input_size must be [height, width], both multiples of 16")
     for key in ("epochs", "batch_size", "seed"):
         values[key] = _whole(values, key, path, 0 if key == "seed" else 1)
-    for key in ("learning_rate", "weight_decay"):
+    for key in ("learning_rate", "weight_decay", "zoom"):
         values[key] = _number(values, key, path)
+    if not 1 <= values["zoom"] <= _MAX_ZOOM:
+        raise InputError(f"{path}: zoom {values['zoom']} is not a factor from 1 to {_MAX_ZOOM}")
     return Recipe(**{**values, "name": path.stem, "input_size": (size[0], size[1])})
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ class _Trainer:
         self.perturb, self.device = perturb, device
         self.steps = -(-len(images) // recipe.batch_size)
         self.optimizer = torch.optim.AdamW(
-            detector.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            detector.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, recipe.learning_rate, total_steps=recipe.epochs * self.steps, pct_start=_WARM_UP
@@ -159,22 +159,28 @@ class _Trainer:
             encoded = self.detector.encode(truth, *self.recipe.input_size).to(self.device)
             batch = torch.from_numpy(images).to(self.device, non_blocking=True)
             if attack is not None:
-                batch = attack(self.detector, batch, encoded, generator)
+                with self._mixed_precision():
+                    batch = attack(self.detector, batch, encoded, generator)
             total += self._step(batch, encoded, indices) * len(indices)
         self.losses.append(total / len(self.images))
 
     def _batches(
         self, order: np.random.Generator
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32], list[Truth]]]:
-        augmentation = Augmentation(order)
+        augmentation = Augmentation(order, self.recipe.zoom)
         shuffled = order.permutation(len(self.images))
         for start in range(0, len(shuffled), self.recipe.batch_size):
             indices = shuffled[start : start + self.recipe.batch_size]
             truth = [self.truth[index] for index in indices]
             yield (indices, *augmentation.apply(self.images[indices], truth))
 
+    def _mixed_precision(self) -> torch.autocast:
+        """bfloat16 where the hardware computes in it: on accelerators, and on processors with AVX-512 BF16."""
+        native = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=native)
+
     def _step(self, images: Tensor, encoded: Encoded, indices: NDArray[np.int64]) -> float:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with self._mixed_precision():
             terms = self.detector.losses(images, encoded)
         loss = torch.stack(list(terms.values())).sum(0).mean()
         if not bool(torch.isfinite(loss)):
@@ -209,11 +215,7 @@ class _Trainer:
         model = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
         self.detector.load_state_dict(model)
         packed = self.optimizer.state_dict()
-        packed["state"] = {}
-        for name, tensor in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".", 2)
-                packed["state"].setdefault(int(index), {})[key] = tensor
+        packed["state"] = self._moments(tensors)
         self.optimizer.load_state_dict(packed)
         epoch = int(header["epoch"])
         with warnings.catch_warnings():
@@ -223,3 +225,16 @@ class _Trainer:
                 self.schedule.step()
         self.losses = json.loads(header["losses"])
         return epoch
+
+    def _moments(self, tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+        """The optimizer's state by parameter, laid out in memory as its parameter is: the fused step requires it."""
+        parameters = list(self.detector.parameters())
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            if name.startswith("optimizer."):
+                _, index, key = name.split(".", 2)
+                like = parameters[int(index)]
+                same = tensor.shape == like.shape
+                kept = torch.empty_like(like, device=tensor.device).copy_(tensor) if same else tensor
+                state.setdefault(int(index), {})[key] = kept.detach()
+        return state

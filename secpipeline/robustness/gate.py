@@ -94,6 +94,12 @@ def _label_audit(policy: Policy, evidence: Mapping[str, Any]) -> Iterator[Check]
 
 
 def _sample(policy: Policy, report: Mapping[str, Any]) -> Iterator[Check]:
+    subset = report.get("subset")
+    if subset == policy.sample.subset:
+        yield Check("subset", "pass", f"measured on {subset} people", subset, policy.sample.subset)
+    else:
+        text = f"measured on {subset or 'unknown'} people; the policy is about {policy.sample.subset} people"
+        yield Check("subset", "inconclusive", text, None, policy.sample.subset)
     wanted = (
         ("images", "test images", policy.sample.min_images),
         ("people", "people", policy.sample.min_people),

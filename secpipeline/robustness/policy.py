@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from secpipeline.detection.matching import SUBSETS
 from secpipeline.errors import InputError
 from secpipeline.robustness.settings import build, load
 
@@ -29,17 +30,22 @@ class SampleRules:
 
     Attributes
     ----------
+    subset
+        Whom the bounds are about, of :data:`secpipeline.detection.matching.SUBSETS`: a report about easier people
+        decides nothing.
     min_images, min_people
         Test images, and people in them that are to be found.
     relative_margin
         How far beyond a bound the unfavourable end of a 95 % interval may lie, as a share of the bound.
     """
 
+    subset: str
     min_images: int
     min_people: int
     relative_margin: float
 
     def __post_init__(self) -> None:
+        _known("subset", (self.subset,), SUBSETS)
         if self.min_images < 1 or self.min_people < 1:
             raise InputError("min_images and min_people must be 1 or more")
         _share("relative_margin", self.relative_margin)

@@ -244,7 +244,7 @@ def two_coloured(x1, y1, x2, y2):
 
 
 def augmented(image, people, seed):
-    moved, changed = Augmentation(np.random.default_rng(seed)).apply(image, [people])
+    moved, changed = Augmentation(np.random.default_rng(seed), zoom=1.1).apply(image, [people])
     return moved[0], changed[0]
 
 
@@ -280,17 +280,17 @@ def test_pictures_are_seen_nearer_and_farther_shifted_and_under_another_light():
     box = (56, 35, 72, 61)
     found = [augmented(two_coloured(*box), truth([box]), seed) for seed in range(40)]
     heights = np.array([people.boxes[0, 3] - people.boxes[0, 1] for _, people in found]) / 26
-    assert heights.min() < 0.92
-    assert heights.max() > 1.15
+    assert heights.min() < 0.96
+    assert heights.max() > 1.06
     places = np.array([people.boxes[0, :2] + people.boxes[0, 2:] for _, people in found]) / 2
-    assert (places.std(axis=0) > 2).all()
+    assert (places.std(axis=0) > 1).all()
     brightest = np.array([moved.max() for moved, _ in found])
     assert brightest.min() < 0.8
     assert brightest.max() > 0.95
 
 
 def test_people_who_leave_the_frame_become_ignored_regions_and_all_boxes_stay_inside():
-    corner = (0, 0, 30, 70)
+    corner = (0, 0, 6, 70)
     kept, hidden = 0, 0
     for seed in range(120):
         _, people = augmented(np.zeros((1, 3, HEIGHT, WIDTH), np.uint8), truth([corner]), seed)
@@ -315,7 +315,7 @@ def test_augmented_pixels_stay_in_range_and_the_original_stays_as_it_was(seed, c
         "noise": rng.integers(0, 256, (2, 3, 32, 48), dtype=np.uint8),
     }[content]
     before = images.copy()
-    moved, people = Augmentation(rng).apply(images, [truth(), truth([(4, 4, 12, 28)])])
+    moved, people = Augmentation(rng, zoom=1.1).apply(images, [truth(), truth([(4, 4, 12, 28)])])
     assert moved.shape == images.shape
     assert moved.dtype == np.float32
     assert moved.min() >= 0

@@ -213,6 +213,7 @@ BASE = {
     "learning_rate": 0.003,
     "weight_decay": 0.0001,
     "seed": 1,
+    "zoom": 1.1,
     "adversarial": None,
 }
 ATTACK = {"epsilon": "4/255", "step_size": "5/255", "steps": 1, "clean_epochs": 2}
@@ -271,6 +272,8 @@ def nested(**changes):
         ({"epochs": "3"}, "epochs"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": None}, "batch_size"),
+        ({"zoom": 0.9}, "zoom"),
+        ({"zoom": 9}, "zoom"),
         ({"seed": -1}, "seed"),
         ({"seed": 1.0}, "seed"),
         ({"learning_rate": -0.1}, "learning_rate"),

@@ -57,6 +57,7 @@ def robustness():
     return {
         "images": 240,
         "people": 600,
+        "subset": POLICY.sample.subset,
         "conditions": conditions,
         "corrupted_mean_ap50": around(0.7),
         "health": {
@@ -314,3 +315,11 @@ def test_deciding_changes_nothing_and_is_the_same_twice():
     before = copy.deepcopy(reports)
     assert decide(POLICY, reports) == decide(POLICY, reports)
     assert reports == before
+
+
+@pytest.mark.parametrize("subset", ["bare", None])
+def test_a_report_about_easier_people_decides_nothing(subset):
+    report = {**evidence(), "robustness": {**robustness(), "subset": subset}}
+    verdict = decide(POLICY, report)
+    assert verdict.verdict == "inconclusive"
+    assert [check.code for check in verdict.reasons] == ["subset"]

@@ -75,6 +75,7 @@ def test_every_key_of_the_policy_is_needed_and_named_when_missing(tmp_path, path
         (("attacked", "fppi_ceiling"), -1.0, "fppi_ceiling"),
         (("corrupted", "severities"), [4], "severities"),
         (("sample", "min_images"), 0, "min_images"),
+        (("sample", "subset"), "tall", "tall"),
         (("sample", "relative_margin"), -0.1, "relative_margin"),
         (("artifact", "max_unmatched"), -1, "differences"),
         (("health", "max_sanity_ap50"), 2.0, "max_sanity_ap50"),
