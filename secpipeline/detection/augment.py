@@ -21,7 +21,7 @@ from secpipeline.datasets.loading import Truth
 _GAIN = 0.25
 _CONTRAST = 0.25
 _TINT = 0.06
-_NOISE = 0.015
+_NOISE = 0.03
 # A person who is mostly outside the zoomed frame is no example of a person, and no mistake either.
 _MINIMUM_INSIDE = 0.4
 _MINIMUM_HEIGHT = 12.0
