@@ -87,15 +87,16 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
     Raises
     ------
     InputError
-        If the file is missing, is no parquet, or has other columns or types.
+        If the file is missing, is no parquet, or has other columns or values that do not fit them.
     """
     try:
         table = pq.read_table(io.BytesIO(path.read_bytes()))
         table.validate(full=True)  # text that is no UTF-8 would otherwise be found out where it is used
-        if not table.schema.equals(schema):
-            found = ", ".join(f"{field.name} {field.type}" for field in table.schema)
+        if table.schema.names != schema.names:
+            found = ", ".join(table.schema.names)
             raise InputError(f"{path}: its columns are not those of a release ({found}); run the stage again")
-        return _frame(table)
+        # Another writer may store the same values in wider types; values that do not fit are refused.
+        return _frame(table.cast(schema))
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run ingest first") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:

@@ -85,7 +85,12 @@ def drift(reference: NDArray[Any], window: NDArray[Any]) -> Drift:
     edges = np.union1d(edges, np.nextafter(edges[repeats > 1], -np.inf))
     expected, found = (_shares(sample, edges) for sample in (reference, window))
     psi = float(((found - expected) * np.log(found / expected)).sum())
-    return Drift(float(ks_2samp(reference, window).pvalue), psi, float(np.median(reference)), float(np.median(window)))
+    return Drift(
+        float(ks_2samp(reference, window, method="asymp").pvalue),
+        psi,
+        float(np.median(reference)),
+        float(np.median(window)),
+    )
 
 
 def _shares(sample: NDArray[Any], edges: NDArray[Any]) -> NDArray[Any]:

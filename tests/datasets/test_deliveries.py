@@ -116,11 +116,11 @@ def test_a_damaged_delivery_is_made_again(delivered, case):
     ("spec", "plan"),
     [
         (dataclasses.replace(SPEC, seed=6), PLAN),
-        (dataclasses.replace(SPEC, sources=1), PLAN),
+        (dataclasses.replace(SPEC, scenes_per_source=1), PLAN),
         (SPEC, dataclasses.replace(PLAN, seed=2)),
         (SPEC, None),
     ],
-    ids=["other seed", "fewer sources", "other poison", "no poison"],
+    ids=["other seed", "fewer scenes", "other poison", "no poison"],
 )
 def test_another_wish_replaces_the_whole_delivery(delivered, tmp_path, spec, plan):
     deliver(delivered, spec, plan, processes=1)
