@@ -11,7 +11,7 @@ import dataclasses
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,9 @@ from secpipeline.workspace import Workspace
 
 _WIDTH = 14
 _SHOWN_NUMBERS = 4
+_ORDER = (
+    "clean AP50", "clean MR-2", "attacked AP50", "attacked MR-2", "attacked miss rate", "attacked FPPI", "corrupted AP50",
+)  # fmt: skip
 # These carry the gate's reasons on; once is enough for a reader.
 _REPEATS_REASONS = ("release", "deploy")
 
@@ -43,8 +46,22 @@ def print_run(outcome: Run) -> None:
     ]
     print(f"  {outcome.stage.name:{_WIDTH}} {state:>8}  {', '.join(numbers[:_SHOWN_NUMBERS])}", flush=True)
     if outcome.stage.name not in _REPEATS_REASONS:
-        for reason in outcome.refusal:
+        for reason in _brief(outcome.refusal):
             print(f"  {'':{_WIDTH}} {'refused':>8}  {reason}", flush=True)
+
+
+def _brief(reasons: Sequence[str]) -> list[str]:
+    """The reasons, those that the exported artifact shares with the detector summed up in one line."""
+    shared = [reason for reason in reasons if "artifact: " in reason]
+    if not shared or len(shared) == len(reasons):
+        return list(reasons)
+    rest = [reason for reason in reasons if reason not in shared]
+    return [*rest, f"the same of the exported artifact ({len(shared)} reasons)"]
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def _short(value: Any) -> str:
@@ -171,7 +188,8 @@ def _table(
     page: Path,
     seconds: float,
 ) -> None:
-    artifacts = workspace.store.artifacts
+    reused = all(detector["reused"] for detector in (refused, outcome) if detector)
+    artifacts, program = workspace.store.artifacts, _shown(Path(sys.argv[0]).absolute())
     raw = read_report(artifacts / "ingest" / "summary.json")
     curated = read_report(artifacts / "curate" / "summary.json")
     rows = [
@@ -187,15 +205,15 @@ def _table(
     for detector in filter(None, (refused, outcome)):
         rows.append((f"{detector['recipe']} detector", _numbers(detector["numbers"])))
         rows.append(("  verdict", f"{detector['verdict']}; {detector['deployment']}"))
-        rows += [("", f"- {reason}") for reason in detector["reasons"]]
+        rows += [("", f"- {reason}") for reason in _brief(detector["reasons"])]
     if forgery:
         rows.append(("flipped byte", forgery))
     rows += [
         ("chain verified", f"{'yes' if verification.ok else 'NO'}: {verification.summary()}"),
-        ("report", str(page)),
-        ("evidence", str(workspace.home / "evidence")),
-        ("took", f"{seconds:.0f} s" + (" (nothing had changed: evidence reused)" if outcome["reused"] else "")),
-        ("next", "secpipeline serve    |    make ui    |    secpipeline verify    |    secpipeline bundle audit/"),
+        ("report", _shown(page)),
+        ("evidence", _shown(workspace.home / "evidence")),
+        ("took", f"{seconds:.0f} s" + (" (nothing had changed: evidence reused)" if reused else "")),
+        ("next", f"{program} serve   |   make ui   |   {program} verify   |   {program} bundle audit/"),
     ]
     print()
     for name, text in rows:
@@ -204,4 +222,4 @@ def _table(
 
 
 def _numbers(numbers: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_short(value)}" for name, value in numbers.items() if isinstance(value, float))
+    return ", ".join(f"{name} {_short(numbers[name])}" for name in _ORDER if isinstance(numbers.get(name), float))
