@@ -30,7 +30,8 @@ from secpipeline.workspace import Workspace
 _WIDTH = 14
 _SHOWN_NUMBERS = 4
 _ORDER = (
-    "clean AP50", "clean MR-2", "attacked AP50", "attacked MR-2", "attacked miss rate", "attacked FPPI", "corrupted AP50",
+    "clean AP50", "clean MR-2", "attacked AP50", "attacked MR-2", "attacked miss rate", "attacked FPPI",
+    "corrupted AP50",
 )  # fmt: skip
 # These carry the gate's reasons on; once is enough for a reader.
 _REPEATS_REASONS = ("release", "deploy")
