@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from secpipeline import yaml_files
 from secpipeline.errors import InputError, SecpipelineError
 from secpipeline.stages.table import BY_NAME
 
@@ -96,7 +95,7 @@ def _override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator:
         raise InputError(f"--set {text}: write KEY=VALUE, for example train.recipe=standard")
-    return key, yaml.safe_load(value)
+    return key, yaml_files.parse(value, f"--set {text}")
 
 
 def _verify(options: argparse.Namespace) -> int:

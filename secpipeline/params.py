@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from secpipeline import yaml_files
 from secpipeline.errors import InputError
 
 
@@ -25,12 +24,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> dict[str, An
     InputError
         If the file is missing or not a mapping, or an override names a key that the file does not have.
     """
-    try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not found; run from the project's directory or pass --project") from error
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
+    params = yaml_files.read(path, "not found; run from the project's directory or pass --project")
     if not isinstance(params, dict):
         raise InputError(f"{path}: must hold a mapping of sections")
     params = copy.deepcopy(params)

@@ -14,13 +14,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from secpipeline import yaml_files
 from secpipeline.digests import canonical_json
 from secpipeline.errors import InputError
 
-# Bounded, because a Fraction of 1e999999999 is computed to its last digit.
 _MAX_ZOOM = 4
+# Bounded, because a Fraction of 1e999999999 is computed to its last digit.
 _FRACTION = re.compile(r"[0-9.]{1,20}(e[+-]?[0-9]{1,3})?(/[0-9]{1,20})?", re.IGNORECASE)
 
 
@@ -96,15 +95,8 @@ def load_recipe(path: Path) -> Recipe:
     InputError
         If the file is missing, or a key is missing, unknown or has an impossible value; names the file and the key.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 at byte {error.start}") from error
-    except FileNotFoundError as error:
-        shipped = ", ".join(sorted(entry.stem for entry in path.parent.glob("*.yaml"))) or "none"
-        raise InputError(f"{path}: no such recipe; there are {shipped}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # impossible dates are a ValueError
-        raise InputError(f"{path}: not valid YAML: {error}") from error
+    shipped = ", ".join(sorted(entry.stem for entry in path.parent.glob("*.yaml"))) or "none"
+    values = yaml_files.read(path, f"no such recipe; there are {shipped}")
     values = _keys(values, Recipe, path, {"name"})
     _check_detector(values, path)
     if values["adversarial"] is not None:

@@ -14,29 +14,17 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from secpipeline import yaml_files
 from secpipeline.errors import InputError
 
 T = TypeVar("T")
 
 _FRACTION = re.compile(r"\A[0-9]{1,6}/[1-9][0-9]{0,5}\Z")
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """YAML lets a later key silently replace an earlier one; here a key written twice is refused."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def load(kind: type[T], path: Path) -> T:
@@ -48,13 +36,7 @@ def load(kind: type[T], path: Path) -> T:
         If the file is missing or not YAML, or a key is unknown, missing, there twice, or of the wrong type;
         the message names the file and the key.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = yaml.load(text, _UniqueKeys)  # noqa: S506 - a subclass of SafeLoader
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: not found; the shipped one is in the project's policies directory") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
+    values = yaml_files.read(path, "not found; the shipped one is in the project's policies directory")
     return build(kind, values, str(path))
 
 

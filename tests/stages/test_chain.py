@@ -141,6 +141,7 @@ def test_the_command_line_answers_refusals_in_one_line(chain, capsys):
         (["run", "train", "--set", "train.recipe"], 2, "KEY=VALUE"),
         (["run", "train", "--set", "train.reciep=standard"], 2, "no such parameter"),
         (["run", "train", "--set", "train.recipe=nonsense"], 2, "nonsense"),
+        (["run", "train", "--set", "train.recipe=[open"], 2, "not valid YAML"),
         (["demo", "--dataset", "nowhere.json"], 2, "nowhere.json"),
     ],
 )
