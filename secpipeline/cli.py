@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a parameter")
     verify = add("verify", _verify, "re-check every signature, link and byte of the chain and of what is deployed")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
+    trace = add("trace", _trace, "where a file came from, or with --down what came from it, from signed links alone")
+    trace.add_argument("target", help="a file, or 8 or more hex digits of its SHA-256")
+    trace.add_argument("--down", action="store_true", help="what came from it")
+    trace.add_argument("--json", action="store_true", help="print the tree as JSON")
     serve = add("serve", _serve, "answer detections from the deployed detector, once it is verified")
     serve.add_argument("--channel", default="production")
     serve.add_argument("--host", default="127.0.0.1")
@@ -104,6 +108,20 @@ def _verify(options: argparse.Namespace) -> int:
     report = audit.verify_everything(_workspace(options))
     print(json.dumps(report.to_json(), indent=2, sort_keys=True) if options.json else report.text())
     return 0 if report.ok else 4
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from secpipeline.digests import sha256_file  # noqa: PLC0415
+    from secpipeline.provenance import trace  # noqa: PLC0415
+    from secpipeline.stages.table import STAGES  # noqa: PLC0415
+
+    workspace = _workspace(options)
+    ring, path = workspace.ring(), Path(options.target)
+    history = trace.History.read(workspace.evidence, {stage.name: ring.public(stage.role) for stage in STAGES})
+    makers = history.makers(sha256_file(path) if path.is_file() else options.target)
+    branches = history.downstream(makers) if options.down else history.upstream(makers)
+    print(json.dumps([b.to_json() for b in branches], indent=2) if options.json else trace.tree(branches))
+    return 0
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -135,6 +135,20 @@ def test_the_command_line_answers_refusals_in_one_line(chain, capsys):
     assert "Traceback" not in error
 
 
+def test_a_file_is_traced_up_and_down_from_the_evidence(chain, capsys):
+    exported = str(chain.store.artifacts / "export/detector.onnx")
+    assert main(["--project", str(chain.root), "trace", exported]) == 0
+    upward = capsys.readouterr().out
+    assert upward.startswith("export ")
+    assert all(stage in upward for stage in ("ingest", "curate", "train"))
+    assert "deploy" not in upward
+    assert main(["--project", str(chain.root), "trace", exported, "--down", "--json"]) == 0
+    (branch,) = json.loads(capsys.readouterr().out)
+    assert {"attack", "gate", "release", "deploy"} == {run["stage"] for run in branch["runs"]}
+    assert main(["--project", str(chain.root), "trace", "0" * 64]) == 2
+    assert "no signed run" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
