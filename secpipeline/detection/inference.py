@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from secpipeline.detection.interface import SCORE_THRESHOLD, Detector
+from secpipeline.detection.interface import Detector
+from secpipeline.detection.postprocess import SCORE_THRESHOLD
 from secpipeline.detection.tables import prediction_table
 
 

@@ -20,10 +20,9 @@ from torch import Tensor, nn
 from torchvision.ops import nms
 
 from secpipeline.datasets.loading import Truth
+from secpipeline.detection.postprocess import MAX_DETECTIONS, SCORE_THRESHOLD
 
-MAX_DETECTIONS = 100
 CANDIDATES = 300
-SCORE_THRESHOLD = 0.05
 
 
 class Encoded(Protocol):

@@ -13,11 +13,9 @@ import onnxruntime
 import pandas as pd
 from numpy.typing import NDArray
 
-from secpipeline.detection.postprocess import Found, postprocess
+from secpipeline.detection.postprocess import SCORE_THRESHOLD, Found, postprocess
 from secpipeline.detection.tables import prediction_table
 from secpipeline.errors import InputError
-
-SCORE_THRESHOLD = 0.05
 
 
 class OnnxDetector:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 
 MAX_DETECTIONS = 100
+SCORE_THRESHOLD = 0.05
 
 
 @dataclass(frozen=True)

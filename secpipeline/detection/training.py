@@ -176,7 +176,9 @@ class _Trainer:
 
     def _mixed_precision(self) -> torch.autocast:
         """bfloat16 where the hardware computes in it: on accelerators, and on processors with AVX-512 BF16."""
-        native = self.device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        # A private name of torch's; a release without it computes in float32.
+        supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+        native = self.device.type == "cuda" or (supported is not None and supported())
         return torch.autocast(self.device.type, torch.bfloat16, enabled=native)
 
     def _step(self, images: Tensor, encoded: Encoded, indices: NDArray[np.int64]) -> float:

@@ -226,3 +226,8 @@ def test_building_with_a_seed_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     build("csp_tiny", SMALL, seed=5)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_misspelt_key_of_the_config_is_refused_by_name():
+    with pytest.raises(InputError, match="chanels"):
+        CspTiny({"chanels": [8, 16, 16]})

@@ -13,9 +13,8 @@ from scattered_detector import scattered
 
 from secpipeline.detection.export import agreement, to_onnx
 from secpipeline.detection.inference import predict
-from secpipeline.detection.interface import MAX_DETECTIONS
 from secpipeline.detection.onnx_detector import OnnxDetector
-from secpipeline.detection.postprocess import non_maximum_suppression, postprocess
+from secpipeline.detection.postprocess import MAX_DETECTIONS, non_maximum_suppression, postprocess
 from secpipeline.detection.registry import build
 from secpipeline.detection.tables import PREDICTION_COLUMNS, prediction_table
 from secpipeline.errors import InputError

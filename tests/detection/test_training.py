@@ -15,6 +15,7 @@ from secpipeline.detection.recipes import Adversarial, Recipe
 from secpipeline.detection.registry import build
 from secpipeline.detection.training import train
 from secpipeline.errors import CannotDecide, InputError
+from secpipeline.robustness.attacks import AttackSpec, perturb
 
 CPU = torch.device("cpu")
 RECIPE = Recipe("tiny", "csp_tiny", {"channels": [8, 16, 16]}, (64, 64), 5, 4, 0.004, 1e-4, 1, None)
@@ -331,3 +332,31 @@ def test_equal_seeds_augment_equally_and_others_do_not():
     assert np.array_equal(first, again)
     assert np.array_equal(people.boxes, same_people.boxes)
     assert not np.array_equal(first, other)
+
+
+def test_a_zoomed_out_frame_shows_nobody_a_second_time():
+    box = (2, 30, 14, 60)
+    fewer = 0
+    for seed in range(60):
+        moved, people = Augmentation(np.random.default_rng(seed), zoom=2.0).apply(two_coloured(*box), [truth([box])])
+        known = np.concatenate([people[0].boxes, people[0].ignore])
+        bright = np.argwhere(moved[0].max(axis=0) > 0.4)
+        inside = [
+            any(b[0] - 2 <= x <= b[2] + 1 and b[1] - 2 <= y <= b[3] + 1 for b in known.tolist()) for y, x in bright
+        ]
+        assert all(inside), seed
+        fewer += len(known) and known[0, 3] - known[0, 1] < 24
+    assert fewer > 10
+
+
+def test_an_attack_in_the_loop_leaves_no_trace_in_the_detector():
+    detector = build("csp_tiny", {"channels": [8, 16, 16]}, seed=0).train()
+    before = {name: tensor.clone() for name, tensor in detector.state_dict().items()}
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    encoded = detector.encode([truth([(8, 8, 24, 48)]), truth()], 64, 64)
+    spec = AttackSpec("pgd", "detection_loss", 4 / 255, 1 / 255, 3, random_start=True)
+    attacked = perturb(detector, images, encoded, spec, torch.Generator().manual_seed(0))
+    assert not torch.equal(attacked, images)
+    assert detector.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
+    assert all(parameter.requires_grad for parameter in detector.parameters())

@@ -369,7 +369,7 @@ anything = st.recursive(
 )
 
 
-def accepted_or_refused(target):
+def assert_accepted_or_refused(target):
     try:
         recipe = load_recipe(target)
     except InputError as error:
@@ -384,7 +384,7 @@ def accepted_or_refused(target):
 def test_any_value_of_any_key_is_a_recipe_or_one_clear_error(tmp_path_factory, changes, inside):
     directory = tmp_path_factory.getbasetemp()
     values = {**BASE, **({"adversarial": {**ATTACK, **changes}} if inside else changes)}
-    accepted_or_refused(put(directory, values))
+    assert_accepted_or_refused(put(directory, values))
 
 
 @settings(max_examples=150, deadline=None)
@@ -395,4 +395,4 @@ def test_any_value_of_any_key_is_a_recipe_or_one_clear_error(tmp_path_factory, c
 @example("a: !!float x")
 @example("a: !!int x")
 def test_any_text_is_a_recipe_or_one_clear_error(tmp_path_factory, text):
-    accepted_or_refused(put(tmp_path_factory.getbasetemp(), text))
+    assert_accepted_or_refused(put(tmp_path_factory.getbasetemp(), text))

@@ -9,6 +9,8 @@ import pytest
 
 from secpipeline import audit, runner
 from secpipeline.cli import main
+from secpipeline.datasets.deliveries import deliver
+from secpipeline.datasets.synthetic import SceneSpec
 from secpipeline.errors import AttestationError, GateRefused
 from secpipeline.stages.table import STAGES
 
@@ -147,6 +149,20 @@ def test_a_file_is_traced_up_and_down_from_the_evidence(chain, capsys):
     assert {"attack", "gate", "release", "deploy"} == {run["stage"] for run in branch["runs"]}
     assert main(["--project", str(chain.root), "trace", "0" * 64]) == 2
     assert "no signed run" in capsys.readouterr().err
+
+
+def test_ones_own_data_run_through_to_a_verdict_in_a_workspace_of_their_own(chain, tmp_path, capsys):
+    spec = SceneSpec(width=128, height=96, sources=3, scenes_per_source=2, frames_per_scene=2, seed=4)
+    delivery = deliver(tmp_path / "mine", spec, processes=1)
+    before = {path: path.stat().st_mtime_ns for path in chain.store.artifacts.rglob("*")}
+    assert main(["--project", str(chain.root), "demo", "--dataset", str(delivery.instances)]) == 5
+    printed = capsys.readouterr()
+    assert "12 images" in printed.out
+    assert "the policy asks for 100" in printed.out
+    assert "chain verified         yes" in printed.out
+    assert "Traceback" not in printed.err
+    assert {path: path.stat().st_mtime_ns for path in chain.store.artifacts.rglob("*")} == before
+    assert list((chain.home / "datasets").glob("mine-*/report/index.html"))
 
 
 @pytest.mark.parametrize(
