@@ -13,8 +13,8 @@ full_chain = dg.define_asset_job(
 )
 retrain = dg.define_asset_job(
     "retrain",
-    dg.AssetSelection.assets(RAW_RELEASE).downstream() - dg.AssetSelection.assets(RAW_RELEASE),
-    description="Everything after ingest: audit the labels, train, attack, gate, and deploy what passes.",
+    dg.AssetSelection.assets(RAW_RELEASE).downstream(),
+    description="Ingest without what was revoked, audit the labels, train, attack, gate, and deploy what passes.",
 )
 audit = dg.define_asset_job(
     "audit",

@@ -1,16 +1,55 @@
-"""Re-check everything that can be re-checked: the chain in the workspace and what each channel serves."""
+"""Re-check all that can be re-checked: the chain in the workspace, what each channel serves, a bundle, a file."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from securesystemslib.signer import SSlibKey
+
 from secpipeline import runner
-from secpipeline.provenance.verification import Report
-from secpipeline.stages.deploy import verify_channel
+from secpipeline.digests import sha256_file
+from secpipeline.errors import InputError
+from secpipeline.provenance import bundle
+from secpipeline.provenance.memory import Memory
+from secpipeline.provenance.report import Report
+from secpipeline.provenance.verification import Expectations
+from secpipeline.stages import deploy
 from secpipeline.stages.table import STAGES
-from secpipeline.workspace import Workspace
+from secpipeline.workspace import Workspace, step_specs
+
+_SHA256_LENGTH = 64
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How strictly to verify.
+
+    Attributes
+    ----------
+    full
+        Hash every byte again, also of files that have not changed since they were last hashed.
+    max_age
+        How long ago the log or the channel may have been signed.
+    at_least_version
+        Entries that the log, or version that the channel's metadata, must have.
+    """
+
+    full: bool = False
+    max_age: dt.timedelta | None = None
+    at_least_version: int | None = None
+
+    def of_the_log(self, memory: Memory | None) -> Expectations:
+        """What is asked of a log."""
+        return Expectations(
+            memory=memory,
+            max_age=self.max_age,
+            at_least_version=self.at_least_version,
+            whole_history=memory is not None,
+        )
 
 
 @dataclass(frozen=True)
@@ -28,8 +67,8 @@ class Verification:
     """
 
     chain: Report
-    channels: Mapping[str, Report]
-    pending: tuple[str, ...]
+    channels: Mapping[str, Report] = field(default_factory=dict)
+    pending: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -46,12 +85,11 @@ class Verification:
 
     def text(self) -> str:
         """A table for people."""
-        sections = [f"chain: {'verified' if self.chain.ok else 'REFUSED'}", self.chain.text()]
+        sections = [_headed("chain", self.chain)]
         if self.pending:
             sections.append(f"not run yet: {', '.join(self.pending)}")
-        for name, report in self.channels.items():
-            sections += [f"channel {name}: {'verified' if report.ok else 'REFUSED'}", report.text()]
-        return "\n".join(section for section in sections if section)
+        sections += [_headed(f"channel {name}", report) for name, report in self.channels.items()]
+        return "\n".join(sections)
 
     def to_json(self) -> dict[str, Any]:
         """The same for tools."""
@@ -63,18 +101,77 @@ class Verification:
         }
 
 
-def verify_everything(workspace: Workspace) -> Verification:
-    """Verify every stage that has evidence, and every channel that serves something.
+@dataclass(frozen=True)
+class Named:
+    """The report on one thing that was asked about."""
+
+    name: str
+    report: Report
+
+    @property
+    def ok(self) -> bool:
+        """True if nothing was refused."""
+        return self.report.ok
+
+    def text(self) -> str:
+        """A table for people."""
+        return _headed(self.name, self.report)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same for tools."""
+        return {"target": self.name, **self.report.to_json()}
+
+
+def _headed(name: str, report: Report) -> str:
+    return f"{name}: {'verified' if report.ok else 'REFUSED'}\n{report.text()}".rstrip()
+
+
+def verify_everything(workspace: Workspace, asked: Asked | None = None) -> Verification:
+    """Verify every stage that has evidence, the whole history of it, and every channel that serves something.
 
     Raises
     ------
     AttestationError
         If there is no evidence at all.
     """
+    asked = asked or Asked()
     present = tuple(stage.name for stage in STAGES if workspace.evidence.current(stage.name) is not None)
-    serving = sorted(path.parent.name for path in workspace.channels.glob("*/current.json"))
     return Verification(
-        chain=runner.verify(workspace, present),
-        channels={name: verify_channel(workspace, name) for name in serving},
+        chain=runner.verify(workspace, present, asked.of_the_log(Memory(workspace.memory)), full=asked.full),
+        channels={name: verify_channel(workspace, name, asked) for name in deploy.serving(workspace)},
         pending=tuple(stage.name for stage in STAGES if stage.name not in present),
     )
+
+
+def verify_channel(workspace: Workspace, name: str, asked: Asked) -> Report:
+    """Verify what a channel serves."""
+    return deploy.verify_channel(workspace, name, at_least_version=asked.at_least_version, max_age=asked.max_age)
+
+
+def verify_bundle(directory: Path, owners: Sequence[SSlibKey], asked: Asked) -> Named:
+    """Verify a bundle, by the owners' public keys."""
+    return Named(str(directory), bundle.verify(directory, owners, step_specs(), asked.of_the_log(None)))
+
+
+def verify_target(workspace: Workspace, target: str, asked: Asked) -> Named:
+    """Verify a channel, or the chain behind a file or a SHA-256.
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or no current, verified step made such a file.
+    """
+    if target in deploy.serving(workspace):
+        return Named(f"channel {target}", verify_channel(workspace, target, asked))
+    path = Path(target)
+    digest = sha256_file(path) if path.is_file() else target
+    if len(digest) != _SHA256_LENGTH:
+        serving = ", ".join(deploy.serving(workspace)) or "none"
+        raise InputError(f"{target}: no channel (there are: {serving}), no bundle, no file and no SHA-256")
+    whole = verify_everything(workspace, asked).chain
+    made = [f"{name}" for files in whole.subjects.values() for name, found in files.items() if found == digest]
+    if not made:
+        raise InputError(
+            f"{target}: no step of the current chain made a file with this SHA-256; see `secpipeline trace`"
+        )
+    return Named(f"{', '.join(made)} ({digest})", whole)

@@ -22,8 +22,8 @@ from secpipeline.assurance import report
 from secpipeline.digests import sha256_bytes
 from secpipeline.errors import InputError
 from secpipeline.runner import Run
+from secpipeline.stages.context import read_report
 from secpipeline.stages.deploy import verify_deployment
-from secpipeline.stages.gate import read_report
 from secpipeline.stages.ingest import planted
 from secpipeline.workspace import Workspace
 
@@ -153,7 +153,9 @@ def flip_a_byte(workspace: Workspace) -> str:
 def _poison_named(workspace: Workspace) -> bool:
     rows = planted(workspace.store.artifacts / "ingest")
     named = workspace.store.artifacts / "audit_labels" / "report.json"
-    return {_source(row) for row in rows} == set(read_report(named)["named_sources"])
+    images = pd.read_parquet(workspace.store.artifacts / "ingest" / "images.parquet", columns=["source"])
+    taken_in = {_source(row) for row in rows} & set(images["source"])  # revoked sources are not
+    return taken_in == set(read_report(named)["named_sources"])
 
 
 def _source(row: Mapping[str, Any]) -> str:
@@ -166,10 +168,11 @@ def poison_score(workspace: Workspace) -> dict[str, int]:
     rows = planted(artifacts / "ingest")
     images = pd.read_parquet(artifacts / "ingest" / "images.parquet", columns=["image_id", "file_name", "source"])
     decisions = pd.read_parquet(artifacts / "curate" / "decisions.parquet").set_index("image_id")["decision"]
-    out = set(images.loc[images["image_id"].map(decisions) != "accept", "file_name"])
     poisoned = {row["file_name"] for row in rows}
     guilty = {_source(row) for row in rows}
+    accepted = set(images.loc[images["image_id"].map(decisions) == "accept", "file_name"])
     honest = set(images.loc[~images["source"].isin(guilty), "file_name"])
+    out = (set(images["file_name"]) | poisoned) - accepted
     return {
         "planted": len(rows),
         "planted_out": sum(row["file_name"] in out for row in rows),

@@ -58,7 +58,7 @@ class AttestationError(SecpipelineError):
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(f"[{code}] {message}")
-        self.code = code
+        self.code, self.message = code, message
 
 
 class GateRefused(SecpipelineError):

@@ -2,8 +2,9 @@
 
 A run (1) verifies the evidence and the bytes of everything upstream, (2) computes in a scratch directory, (3) moves
 the outputs into the store, (4) signs a Statement and a Link with the stage's role key and logs both, (5) publishes the
-outputs. A computation is named by its stage, code, parameters and inputs: if its signed evidence and its outputs are
-still there it is not repeated, and the result says so. Killed anywhere, the next run finishes the work.
+outputs. A stage with a witness is computed a second time and countersigned only if both runs agree. A computation is
+named by its stage, code, parameters and inputs: if its signed evidence and its outputs are still there it is not
+repeated, and the result says so. Killed anywhere, the next run finishes the work.
 
 >>> from secpipeline import runner
 >>> from secpipeline.workspace import Workspace
@@ -21,14 +22,26 @@ from pathlib import Path
 from typing import Any
 
 from secpipeline import environment, params
-from secpipeline.digests import canonical_json, sha256_bytes, tree_digest
+from secpipeline.digests import canonical_json, sha256_bytes, tree_digest, tree_files
 from secpipeline.errors import AttestationError, GateRefused, SecpipelineError
-from secpipeline.provenance.evidence import SignedEvidence, attest
-from secpipeline.provenance.verification import Report, verify_chain
+from secpipeline.provenance.evidence import SignedEvidence, attest, countersign
+from secpipeline.provenance.keys import LOG
+from secpipeline.provenance.layout import StepSpec
+from secpipeline.provenance.memory import Memory
+from secpipeline.provenance.report import Report
+from secpipeline.provenance.trust import Trust
+from secpipeline.provenance.verification import Expectations, revocation_of, verify_chain
 from secpipeline.stages import predicates
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.stages.localise import explain
-from secpipeline.stages.table import STAGES, Stage, stage_named, upstream
+from secpipeline.stages.table import (
+    REVOKED_SOURCES,
+    STAGES,
+    VERIFICATION_SUMMARY,
+    Stage,
+    stage_named,
+    upstream,
+)
 from secpipeline.store import write_atomic
 from secpipeline.workspace import Workspace, step_specs
 
@@ -82,6 +95,22 @@ class _Computation:
     files: Mapping[str, str]
     inputs: Mapping[str, Mapping[str, str]]
     attestations: Mapping[str, str]
+    trust: Trust
+
+    @property
+    def materials(self) -> dict[str, str]:
+        """SHA-256 by name of everything that is read."""
+        read = {f"{name}/{file}": digest for name, files in self.inputs.items() for file, digest in files.items()}
+        own = {
+            f"code/{self.stage.name}": self.stage.code_version(),
+            f"params/{self.stage.name}.json": sha256_bytes(canonical_json(self.params)),
+        }
+        return {**read, **self.files, **own}
+
+    @property
+    def spec(self) -> StepSpec:
+        """The stage as a step of the layout."""
+        return next(spec for spec in step_specs() if spec.name == self.stage.name)
 
     @property
     def key(self) -> str:
@@ -93,11 +122,22 @@ class _Computation:
             "files": self.files,
             "inputs": {name: tree_digest(files) for name, files in self.inputs.items()},
         }
+        if self.stage.predicate == VERIFICATION_SUMMARY:
+            description["attestations"] = self.attestations  # a summary is of attestations, not of files alone
         return sha256_bytes(canonical_json(description))
 
     @property
     def record_path(self) -> Path:
         return self.workspace.home / "runs" / f"{self.key}.json"
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What is read before a stage computes, because code that is edited meanwhile is not the code that runs."""
+
+    time: float
+    source: Mapping[str, str]
+    materials: Mapping[str, str]
 
 
 def run(workspace: Workspace, name: str, overrides: Mapping[str, Any] | None = None) -> Run:
@@ -122,12 +162,14 @@ def run(workspace: Workspace, name: str, overrides: Mapping[str, Any] | None = N
     started = time.monotonic()
     stage = stage_named(name)
     with workspace.lock():
-        workspace.ensure_layout()
-        computation = _bind(workspace, stage, overrides)
+        computation = _bind(workspace, stage, overrides, workspace.trust())
         record = _reusable(computation)
         reused = record is not None
         if record is None:
             record = _compute(computation)
+        if len(record["links"]) < len(computation.spec.roles) and workspace.ring().uri(stage.witness):
+            record = _witness(computation, record)
+        _refuse_revoked(computation, record)
         _publish(computation, record)
     refusal = tuple(record["refusal"])
     return Run(stage, record["files"], record["summary"], reused, refusal, time.monotonic() - started)
@@ -155,39 +197,57 @@ def run_chain(
     return runs
 
 
-def verify(workspace: Workspace, stages: tuple[str, ...] | None = None) -> Report:
-    """Re-check the evidence and the bytes of ``stages`` (all by default) and of everything between them."""
-    return verify_chain(
-        workspace.home / "evidence",
+def verify(
+    workspace: Workspace,
+    stages: tuple[str, ...] | None = None,
+    expect: Expectations | None = None,
+    *,
+    full: bool = False,
+) -> Report:
+    """Re-check the evidence and the bytes of ``stages`` (all by default) and of everything between them.
+
+    Bytes that were hashed before and have not been touched since are not hashed again, unless ``full`` is asked for.
+    """
+    cache = workspace.digest_cache(full=full)
+    report = verify_chain(
+        workspace.evidence,
         workspace.store.artifacts,
         workspace.ring().owners(),
         step_specs(),
         only=stages,
+        expect=expect or Expectations(memory=Memory(workspace.memory)),
+        hashes=cache.sha256,
         explain=lambda stage, name: explain(workspace.store.artifacts, stage, name),
     )
+    cache.save()
+    return report
 
 
-def _bind(workspace: Workspace, stage: Stage, overrides: Mapping[str, Any] | None) -> _Computation:
+def _bind(workspace: Workspace, stage: Stage, overrides: Mapping[str, Any] | None, trust: Trust) -> _Computation:
     earlier = upstream(stage.name)
     chain = verify(workspace, tuple(step.name for step in earlier)) if earlier else None
     if chain is not None:
         chain.require()
     current = {step.name: _current(workspace, step) for step in earlier}
     values = params.select(params.load(workspace.root / "params.yaml", overrides), stage.params)
+    files = stage.project_files(workspace.root) | stage.outside_files(values)
+    if REVOKED_SOURCES in stage.outside:
+        files[REVOKED_SOURCES] = sha256_bytes(canonical_json(sorted(trust.revoked_sources())))
     return _Computation(
         workspace=workspace,
         stage=stage,
         params=values,
-        files=stage.project_files(workspace.root) | stage.outside_files(values),
+        files=files,
         inputs={name: current[name].files(name) for name in stage.inputs},
         attestations={name: sha256_bytes(evidence.statement) for name, evidence in current.items()},
+        trust=trust,
     )
 
 
 def _current(workspace: Workspace, stage: Stage) -> SignedEvidence:
     evidence = workspace.evidence.current(stage.name)
     if evidence is None:
-        raise AttestationError("missing", f"{stage.name}: no evidence yet; run `secpipeline run {stage.name}`")
+        raise AttestationError("evidence-missing", f"{stage.name}: no evidence yet; run `secpipeline run {stage.name}`")
     return evidence
 
 
@@ -198,7 +258,7 @@ def _reusable(computation: _Computation) -> dict[str, Any] | None:
         return None
     try:
         record: dict[str, Any] = json.loads(path.read_bytes())
-        evidence = computation.workspace.evidence.find(record["statement"], record["link"])
+        evidence = computation.workspace.evidence.find(record)
     except (ValueError, KeyError, TypeError, SecpipelineError):
         return None  # a damaged record saves no work; computing again replaces it
     if evidence is None or not computation.workspace.store.has(record["files"]):
@@ -208,79 +268,104 @@ def _reusable(computation: _Computation) -> dict[str, Any] | None:
 
 def _compute(computation: _Computation) -> dict[str, Any]:
     workspace, stage = computation.workspace, computation.stage
-    resume = workspace.home / "resume" / computation.key
-    started = time.time()
+    begun = _Begun(time.time(), environment.source_revision(workspace.root), computation.materials)
     with workspace.store.scratch(stage.name) as scratch:
-        out = scratch / "out"
-        out.mkdir()
-        context = StageContext(
-            root=workspace.root,
-            inputs={name: workspace.store.artifacts / name for name in stage.inputs},
-            out=out,
-            params=computation.params,
-            resume=resume,
-            attestations=computation.attestations,
-            files=computation.files,
-        )
-        result = stage.compute(context)
-        summary = {**result.summary, "pictures": list(result.pictures)}
-        context.write_json("summary.json", summary)
-        files = workspace.store.put(out)
-    evidence = _sign(computation, result, files, started)
-    workspace.evidence.record(stage.name, evidence)
+        result, summary = _outputs(computation, scratch)
+        files = workspace.store.put(scratch)
+    evidence = _sign(computation, result, files, begun)
     record = {
         "stage": stage.name,
         "files": files,
         "summary": summary,
         "refusal": list(result.refusal),
-        "statement": sha256_bytes(evidence.statement),
-        "link": sha256_bytes(evidence.link),
     }
-    write_atomic(computation.record_path, canonical_json(record))
-    shutil.rmtree(resume, ignore_errors=True)
-    return record
+    return _keep(computation, record, evidence)
 
 
-def _sign(computation: _Computation, result: StageResult, files: Mapping[str, str], started: float) -> SignedEvidence:
+def _witness(computation: _Computation, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Compute once more from the same verified inputs and countersign if the outputs are the same to the byte."""
+    workspace, stage = computation.workspace, computation.stage
+    first = workspace.evidence.find(record)
+    if first is None:
+        raise AttestationError("evidence-missing", f"{stage.name}: the evidence of its first run is gone; run it again")
+    with workspace.store.scratch(stage.name) as scratch:
+        _outputs(computation, scratch)
+        files = tree_files(scratch)
+    subjects = {f"{stage.name}/{name}": digest for name, digest in files.items()}
+    evidence = countersign(
+        workspace.ring(), computation.spec, first, subjects, computation.materials, environment.describe()
+    )
+    return _keep(computation, record, evidence)
+
+
+def _outputs(computation: _Computation, out: Path) -> tuple[StageResult, dict[str, Any]]:
+    """Let the stage write its outputs into ``out``."""
+    workspace, stage = computation.workspace, computation.stage
+    context = StageContext(
+        root=workspace.root,
+        inputs={name: workspace.store.artifacts / name for name in stage.inputs},
+        out=out,
+        params=computation.params,
+        resume=workspace.home / "resume" / computation.key,
+        attestations=computation.attestations,
+        files=computation.files,
+        revoked_sources=computation.trust.revoked_sources(),
+    )
+    result = stage.compute(context)
+    summary = {**result.summary, "pictures": list(result.pictures)}
+    context.write_json("summary.json", summary)
+    return result, summary
+
+
+def _keep(computation: _Computation, record: Mapping[str, Any], evidence: SignedEvidence) -> dict[str, Any]:
+    """Log the evidence, then remember the computation by it."""
+    workspace = computation.workspace
+    workspace.evidence.record(computation.stage.name, evidence, workspace.ring().signer(LOG))
+    kept = {**record, **evidence.digests()}
+    write_atomic(computation.record_path, canonical_json(kept))
+    shutil.rmtree(workspace.home / "resume" / computation.key, ignore_errors=True)
+    return kept
+
+
+def _sign(computation: _Computation, result: StageResult, files: Mapping[str, str], begun: _Begun) -> SignedEvidence:
     stage, root = computation.stage, computation.workspace.root
-    materials = {
-        f"{name}/{file}": digest for name, files_in in computation.inputs.items() for file, digest in files_in.items()
-    }
-    materials |= computation.files
-    materials |= {
-        f"code/{stage.name}": stage.code_version(),
-        f"params/{stage.name}.json": sha256_bytes(canonical_json(computation.params)),
-    }
     facts = predicates.Facts(
         stage=stage,
         params=computation.params,
-        materials=materials,
+        materials=begun.materials,
         attestations=computation.attestations,
         environment=environment.describe(),
-        source=environment.source_revision(root),
+        source=begun.source,
         lock=environment.lock_file(root),
-        started=started,
+        started=begun.time,
         finished=time.time(),
     )
-    spec = next(spec for spec in step_specs() if spec.name == stage.name)
     return attest(
         computation.workspace.ring(),
-        spec,
+        computation.spec,
         subjects={f"{stage.name}/{name}": digest for name, digest in files.items()},
-        materials=materials,
+        materials=begun.materials,
         predicate=predicates.build(facts, result),
         environment=facts.environment,
     )
 
 
+def _refuse_revoked(computation: _Computation, record: Mapping[str, Any]) -> None:
+    """Stop where a revoked thing was made again, not at the stage that would read it."""
+    stage = computation.stage
+    for name, digest in record["files"].items():
+        if revocation := revocation_of(computation.trust.revoked, f"{stage.name}/{name}", digest):
+            raise AttestationError("revoked", f"{stage.name}/{name}: {revocation}; change the data or the recipe")
+
+
 def _publish(computation: _Computation, record: Mapping[str, Any]) -> None:
     """Make the recorded evidence and outputs the current ones; a killed run is finished here by the next."""
     workspace, name = computation.workspace, computation.stage.name
-    evidence = workspace.evidence.find(record["statement"], record["link"])
+    evidence = workspace.evidence.find(record)
     if evidence is None:
-        raise AttestationError("missing", f"{name}: its signed evidence vanished while it ran; run it again")
+        raise AttestationError("evidence-missing", f"{name}: its signed evidence vanished while it ran; run it again")
     if workspace.evidence.current(name) != evidence:
-        workspace.evidence.record(name, evidence)
+        workspace.evidence.record(name, evidence, workspace.ring().signer(LOG))
     if not workspace.store.is_published(name, record["files"]):
         workspace.store.publish(name, record["files"])
     computation.stage.after(workspace)

@@ -21,10 +21,10 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from secpipeline.digests import sha256_file, tree_files
+from secpipeline.digests import sha256_files, tree_files
 from secpipeline.errors import InputError, IntegrityError
 
 
@@ -115,15 +115,22 @@ class Store:
             If a name is unsafe or an entry is not a plain file.
         """
         files = tree_files(directory)
+        found = self._found(files.values())
         for name, digest in files.items():
-            self._adopt(directory / name, digest)
+            if found[digest] == digest:
+                (directory / name).unlink()
+            else:
+                self._adopt(directory / name, digest)
         return files
+
+    def _found(self, digests: Iterable[str]) -> dict[str, str]:
+        """What the object of each digest really hashes to; empty where there is no plain file."""
+        objects = {digest: self.object_path(digest) for digest in digests}
+        present = {digest: path for digest, path in objects.items() if path.is_file() and not path.is_symlink()}
+        return dict.fromkeys(objects, "") | dict(zip(present, sha256_files(present.values()), strict=True))
 
     def _adopt(self, source: Path, digest: str) -> None:
         target = self.object_path(digest)
-        if target.exists() and sha256_file(target) == digest:
-            source.unlink()
-            return
         target.parent.mkdir(parents=True, exist_ok=True)
         with source.open("rb") as file:
             os.fsync(file.fileno())
@@ -139,11 +146,15 @@ class Store:
         IntegrityError
             If an object is missing or no longer has its digest.
         """
+        found = self._found(files.values())
+        for name, digest in files.items():
+            if found[digest] != digest:
+                hint = "run the stage again to rebuild it"
+                raise IntegrityError(f"{stage}/{name} in the object store", digest, found[digest], hint)
         with self.scratch(f"publish-{stage}") as scratch:
             fresh = scratch / "fresh"
             fresh.mkdir()
             for name, digest in files.items():
-                self._check_object(digest, f"{stage}/{name}")
                 (fresh / name).parent.mkdir(parents=True, exist_ok=True)
                 os.link(self.object_path(digest), fresh / name)
             current = self.artifacts / stage
@@ -153,12 +164,6 @@ class Store:
             fresh.rename(current)
             sync_directory(self.artifacts)
 
-    def _check_object(self, digest: str, name: str) -> None:
-        path = self.object_path(digest)
-        found = sha256_file(path) if path.is_file() else ""
-        if found != digest:
-            raise IntegrityError(f"{name} in the object store", digest, found, "run the stage again to rebuild it")
-
     def is_published(self, stage: str, files: Mapping[str, str]) -> bool:
         """Whether the current outputs of ``stage`` are exactly ``files``, byte for byte."""
         directory = self.artifacts / stage
@@ -166,10 +171,7 @@ class Store:
 
     def has(self, files: Mapping[str, str]) -> bool:
         """Whether every object of ``files`` is in the store with its own digest."""
-        return all(
-            self.object_path(digest).is_file() and sha256_file(self.object_path(digest)) == digest
-            for digest in files.values()
-        )
+        return all(digest == found for digest, found in self._found(files.values()).items())
 
     def withdraw(self, stage: str) -> None:
         """Take the current outputs of ``stage`` away; the objects stay."""

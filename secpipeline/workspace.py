@@ -9,18 +9,20 @@ PosixPath('.../build/artifacts')
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from secpipeline.errors import InputError
-from secpipeline.provenance import layout
+from secpipeline.digest_cache import DigestCache
+from secpipeline.errors import AttestationError, InputError
+from secpipeline.provenance import authority
 from secpipeline.provenance.evidence import EvidenceStore
 from secpipeline.provenance.keys import KeyRing, default_key_directory
 from secpipeline.provenance.layout import StepSpec
+from secpipeline.provenance.trust import Trust
 from secpipeline.stages.table import STAGES
 from secpipeline.store import Store, write_atomic
 
@@ -76,25 +78,39 @@ class Workspace:
         return self.home / "channels"
 
     def ring(self) -> KeyRing:
-        """The keys of every role, made on first use."""
-        return KeyRing.create(self.keys)
-
-    def ensure_layout(self) -> None:
-        """Sign the layout if there is none yet; one that expired or differs is left for the owners to renew."""
-        if not self.evidence.layout.is_file():
-            self.sign_layout()
-
-    def sign_layout(self) -> Path:
-        """Sign the layout of the present table of stages with the owners' keys.
+        """The keys of every role, made on first use.
 
         Raises
         ------
         AttestationError
-            If this machine does not hold enough of the owners' keys.
+            With code ``keys-inside`` if they would lie in the project or its workspace, and be shared with either.
         """
-        path = self.evidence.layout
-        write_atomic(path, layout.sign(step_specs(), self.ring(), dt.datetime.now(dt.UTC)))
-        return path
+        self.check_key_place()
+        return KeyRing.create(self.keys)
+
+    def check_key_place(self) -> None:
+        """Refuse keys inside the project; raises as :meth:`ring`."""
+        for place in (self.root, self.home):
+            if self.keys.resolve().is_relative_to(place):
+                raise AttestationError("keys-inside", f"{self.keys}: lies in {place}; move the keys elsewhere")
+
+    @property
+    def memory(self) -> Path:
+        """What this machine's verifier has seen before; beside the keys, where no copy of the project reaches it."""
+        return self.keys / "seen"
+
+    def digest_cache(self, *, full: bool) -> DigestCache:
+        """The digests of files that were hashed before; authenticated by a key that lies beside the others."""
+        path = self.ring().directory / "digest-cache.key"
+        if not path.is_file():
+            write_atomic(path, secrets.token_bytes(32), mode=0o600)
+        return DigestCache.open(self.home / "digests.cache", path.read_bytes(), full=full)
+
+    def trust(self) -> Trust:
+        """What the owners say now about keys and revocations; signed first, with a layout, in a new workspace."""
+        store, ring = self.evidence, self.ring()
+        authority.found(store, ring, step_specs())
+        return authority.said(store, ring)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -124,6 +140,8 @@ def step_specs() -> Sequence[StepSpec]:
             inputs=stage.inputs,
             files=(f"code/{stage.name}", f"params/{stage.name}.json", *stage.files, *stage.outside),
             predicate_type=stage.predicate,
+            witness=stage.witness,
+            about=stage.about,
         )
         for stage in STAGES
     )

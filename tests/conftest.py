@@ -54,3 +54,46 @@ def chain(finished_chain, tmp_path, monkeypatch):
     shutil.copytree(finished_chain, tmp_path / "copy", copy_function=shutil.copy2)
     monkeypatch.setenv("SECPIPELINE_KEYS", str(tmp_path / "copy/keys"))
     return Workspace.open(tmp_path / "copy/project")
+
+
+def loosened(policy):
+    """A policy that lets any detector pass, for tests of what comes after the gate."""
+    policy["require_source_attribution"] = False
+    policy["sample"].update(min_images=1, min_people=1, relative_margin=1.0)
+    policy["clean"]["ap50_floor"] = 0.0
+    policy["attacked"].update(ap50_floor=0.0, miss_rate_ceiling=1.0, fppi_ceiling=1000.0)
+    policy["corrupted"]["mean_ap50_floor"] = 0.0
+    policy["artifact"].update(
+        max_ap50_difference=1.0, max_box_difference=1000.0, max_score_difference=1.0, max_unmatched=100_000
+    )
+    policy["health"] = dict.fromkeys(policy["health"], 1.0)
+    return policy
+
+
+@pytest.fixture(scope="session")
+def deployed_chain(finished_chain, tmp_path_factory):
+    """The directory of a project whose detector was deployed, by a policy that lets anything pass."""
+    from secpipeline import runner
+    from secpipeline.workspace import Workspace
+
+    directory = tmp_path_factory.mktemp("deployed") / "copy"
+    shutil.copytree(finished_chain, directory, copy_function=shutil.copy2)
+    path = directory / "project/policies/default.yaml"
+    path.write_text(yaml.safe_dump(loosened(yaml.safe_load(path.read_text()))))
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SECPIPELINE_KEYS", str(directory / "keys"))
+    workspace = Workspace.open(directory / "project")
+    for stage in ("gate", "release", "deploy", "monitor"):
+        runner.run(workspace, stage).require()
+    patch.undo()
+    return directory
+
+
+@pytest.fixture
+def deployment(deployed_chain, tmp_path, monkeypatch):
+    """A private copy of the deployed chain, as a workspace."""
+    from secpipeline.workspace import Workspace
+
+    shutil.copytree(deployed_chain, tmp_path / "copy", copy_function=shutil.copy2)
+    monkeypatch.setenv("SECPIPELINE_KEYS", str(tmp_path / "copy/keys"))
+    return Workspace.open(tmp_path / "copy/project")

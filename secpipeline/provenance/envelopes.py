@@ -15,9 +15,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
-import re
+import math
+import os
+import stat
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from securesystemslib.dsse import Envelope
@@ -30,8 +34,8 @@ from secpipeline.errors import AttestationError
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_BRACKETS = re.compile(r"[\[\]{}]")
+_STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS = bytes(set(range(256)) - set(_STEPS))
 
 
 def sign(payload: bytes, payload_type: str, signers: Sequence[Signer]) -> bytes:
@@ -75,7 +79,7 @@ def verify(data: bytes, keys: Sequence[Key], threshold: int, payload_type: str =
         # Two ids of one key are one signer: compare the key itself.
         signed_by.add(json.dumps(key.to_dict()["keyval"], sort_keys=True))
     if threshold < 1 or len(signed_by) < threshold:
-        found = ", ".join(sorted(keyid[:8] for keyid in signatures)) or "nobody"
+        found = ", ".join(sorted(ascii(keyid[:8])[1:-1] for keyid in signatures)) or "nobody"  # anybody may have written it
         wanted = ", ".join(sorted(key.keyid[:8] for key in keys))
         raise AttestationError(
             "signature",
@@ -97,7 +101,7 @@ def _open(data: bytes, payload_type: str) -> tuple[bytes, dict[str, Signature]]:
         if not isinstance(entry, dict) or not isinstance(entry.get("keyid"), str) or set(entry) != {"keyid", "sig"}:
             raise AttestationError("malformed", "a signature has a keyid and a sig")
         if entry["keyid"] in signatures:
-            raise AttestationError("malformed", f"key id {entry['keyid'][:8]} signs twice")
+            raise AttestationError("malformed", f"key id {entry['keyid'][:8]!a} signs twice")
         signatures[entry["keyid"]] = Signature(entry["keyid"], _base64(entry["sig"]).hex())
     return _base64(envelope["payload"]), signatures
 
@@ -106,9 +110,32 @@ def _base64(text: Any) -> bytes:
     if not isinstance(text, str):
         raise AttestationError("malformed", "base64 text expected")
     try:
-        return base64.b64decode(text, validate=True)
+        data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise AttestationError("malformed", f"not base64: {error}") from error
+    if base64.b64encode(data).decode() != text:  # the bits before the padding are nothing, and must be zero
+        raise AttestationError("malformed", "base64 that can be written in another way")
+    return data
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file of evidence, which nobody can make endless, or make its reader wait for.
+
+    Raises
+    ------
+    AttestationError
+        With code ``malformed`` if it is no plain file, or is larger than evidence can be.
+    OSError
+        If it is not there or may not be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise AttestationError("malformed", f"{path}: not a plain file")
+        if status.st_size > MAX_BYTES:
+            raise AttestationError("malformed", f"{path}: {status.st_size} bytes; evidence has at most {MAX_BYTES}")
+        return file.read(MAX_BYTES)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -126,9 +153,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise AttestationError("malformed", f"not UTF-8 at byte {error.start}") from error
-    _refuse_depth(text)
+    _refuse_depth(data)
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _DECODER.decode(text)
     except (ValueError, RecursionError) as error:
         raise AttestationError("malformed", f"not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -136,13 +163,14 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return value
 
 
-def _refuse_depth(text: str) -> None:
+def _refuse_depth(data: bytes) -> None:
     """Bound the nesting before the recursive parser meets it."""
-    depth = deepest = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub("", text)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    if deepest > MAX_DEPTH:
+    if b"\\" in data:
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    # Without escapes, every second part between quotation marks is a string.
+    brackets = b"".join(data.split(b'"')[::2]).translate(None, _NO_BRACKETS)
+    depths = itertools.accumulate(_STEPS[bracket] for bracket in brackets)
+    if max(depths, default=0) > MAX_DEPTH:
         raise AttestationError("malformed", f"nested deeper than {MAX_DEPTH}")
 
 
@@ -157,7 +185,14 @@ def _no_constant(name: str) -> float:
     raise AttestationError("malformed", f"{name} is not a JSON number")
 
 
-def read_unverified(data: bytes) -> dict[str, Any]:
+def _finite(text: str) -> float:
+    return value if math.isfinite(value := float(text)) else _no_constant(text)
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
+
+
+def read_unverified(data: bytes, payload_type: str = PAYLOAD_TYPE) -> dict[str, Any]:
     """The payload of an envelope whose signatures were checked before, or are about to be shown as unverified."""
-    payload, _ = _open(data, PAYLOAD_TYPE)
+    payload, _ = _open(data, payload_type)
     return parse_object(payload)

@@ -1,50 +1,59 @@
 """Signed evidence, what is current of it, and the log of all of it.
 
-``history/`` holds every Statement and Link ever signed, by SHA-256; ``current/<stage>.json`` names the two that count;
-``log.jsonl`` is append-only, each line carrying the SHA-256 of the line before it.
+``history/`` holds every envelope ever signed, by SHA-256; ``current/<stage>.json`` names those that count;
+``root.layout`` and ``trust.dsse.json`` are the owners' word; the log (:mod:`secpipeline.provenance.log`) has an entry
+for each of them.
 
->>> import tempfile
->>> store = EvidenceStore(Path(tempfile.mkdtemp()))
->>> store.record("train", SignedEvidence(b'{"payload":""}', b"{}"))
->>> store.current("train") == SignedEvidence(b'{"payload":""}', b"{}")
+>>> store = EvidenceStore(Path("build/evidence"))                        # doctest: +SKIP
+>>> store.record("train", evidence, ring.signer("log"))                  # doctest: +SKIP
+>>> store.current("train") == evidence                                   # doctest: +SKIP
 True
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from securesystemslib.signer import Key, Signer
 
 from secpipeline.digests import canonical_json, sha256_bytes
 from secpipeline.errors import AttestationError
 from secpipeline.provenance import envelopes, statements
 from secpipeline.provenance.keys import KeyRing
 from secpipeline.provenance.layout import StepSpec
+from secpipeline.provenance.log import CHECKPOINT, LOG, Log, LogView
 from secpipeline.store import write_atomic
 
 LAYOUT = "root.layout"
-LOG = "log.jsonl"
+TRUST = "trust.dsse.json"
+RUN, AUTHORITY = "run", "authority"
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class SignedEvidence:
-    """The two envelopes of one run of one stage."""
+    """The envelopes of one run of one stage: what was found, and one link for each role that ran it."""
 
     statement: bytes
-    link: bytes
+    links: tuple[bytes, ...]
 
     def files(self, stage: str) -> dict[str, str]:
-        """SHA-256 of each file that the Statement is about, by its name within the stage.
+        """SHA-256 of each file that the stage made, by its name within the stage.
 
         This reads; it does not verify. Use it on evidence that :mod:`secpipeline.provenance.verification` accepted.
         """
-        payload = envelopes.read_unverified(self.statement)
-        return {entry["name"].removeprefix(f"{stage}/"): entry["digest"]["sha256"] for entry in payload["subject"]}
+        subjects = envelopes.read_unverified(self.statement)["subject"]
+        made = [entry for entry in subjects if entry["name"].startswith(f"{stage}/")]
+        return {entry["name"].removeprefix(f"{stage}/"): entry["digest"]["sha256"] for entry in made}
+
+    def digests(self) -> dict[str, Any]:
+        """SHA-256 of each envelope, as the log and the pointers write them."""
+        return {"statement": sha256_bytes(self.statement), "links": [sha256_bytes(link) for link in self.links]}
 
 
 def attest(
@@ -55,9 +64,10 @@ def attest(
     predicate: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> SignedEvidence:
-    """Sign a Statement about ``subjects``, and a Link of which the Statement is one product.
+    """Sign a Statement about ``subjects`` and what the step judges, and a Link of which the Statement is one product.
 
-    So a tool that reads only Links sees the same chain as one that reads attestations.
+    So a tool that reads only Links sees the same chain as one that reads attestations. A step that needs a witness is
+    not complete before :func:`countersign`.
 
     Parameters
     ----------
@@ -66,14 +76,15 @@ def attest(
     spec
         The step.
     subjects, materials
-        SHA-256 by artifact name.
+        SHA-256 by artifact name of what was made and of what was read.
     predicate
         What the Statement says.
     environment
         Versions, kept in the Link.
     """
     signer = ring.signer(spec.role)
-    content = statements.statement(subjects, spec.predicate_type, predicate)
+    judged = {name: materials[name] for name in spec.about}
+    content = statements.statement({**subjects, **judged}, spec.predicate_type, predicate)
     statement = envelopes.sign(canonical_json(content), envelopes.PAYLOAD_TYPE, [signer])
     products = {**subjects, spec.attestation: sha256_bytes(statement)}
     link = {
@@ -85,7 +96,48 @@ def attest(
         "byproducts": {"return-value": 0, "stdout": "", "stderr": ""},
         "environment": dict(environment),
     }
-    return SignedEvidence(statement, envelopes.sign(canonical_json(link), envelopes.PAYLOAD_TYPE, [signer]))
+    return SignedEvidence(statement, (envelopes.sign(canonical_json(link), envelopes.PAYLOAD_TYPE, [signer]),))
+
+
+def countersign(
+    ring: KeyRing,
+    spec: StepSpec,
+    evidence: SignedEvidence,
+    subjects: Mapping[str, str],
+    materials: Mapping[str, str],
+    environment: Mapping[str, str],
+) -> SignedEvidence:
+    """Let the witness sign a Link of its own, if its run read and made the same as the first.
+
+    Parameters
+    ----------
+    ring
+        Holds the witness's key.
+    spec
+        The step.
+    evidence
+        Of the first run.
+    subjects, materials
+        SHA-256 by artifact name, as the witness's own run found them.
+    environment
+        Versions, kept in the Link.
+
+    Raises
+    ------
+    AttestationError
+        With code ``runs-disagree``, naming the first file that differs.
+    """
+    link = envelopes.read_unverified(evidence.links[0])
+    products = {**subjects, spec.attestation: sha256_bytes(evidence.statement)}
+    for mine, theirs in ((_digest_maps(materials), link["materials"]), (_digest_maps(products), link["products"])):
+        differing = sorted(name for name in mine.keys() | theirs.keys() if mine.get(name) != theirs.get(name))
+        if differing:
+            raise AttestationError(
+                "runs-disagree", f"{spec.name}: the second run found another {differing[0]} than the first"
+            )
+    link["environment"] = dict(environment)
+    second = envelopes.sign(canonical_json(link), envelopes.PAYLOAD_TYPE, [ring.signer(spec.witness)])
+    return SignedEvidence(evidence.statement, (evidence.links[0], second))
 
 
 def _digest_maps(files: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -103,19 +155,36 @@ class EvidenceStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.log = directory / LOG
-        self.layout = directory / LAYOUT
+        self.log = Log(directory)
 
-    def record(self, stage: str, evidence: SignedEvidence) -> None:
+    @property
+    def layout(self) -> Path:
+        """The owners' layout."""
+        return self.directory / LAYOUT
+
+    @property
+    def trust(self) -> Path:
+        """The owners' word about keys and revocations."""
+        return self.directory / TRUST
+
+    def record(self, stage: str, evidence: SignedEvidence, log_signer: Signer) -> None:
         """Keep the envelopes for good, log them, and make them the current ones of ``stage``."""
-        pointer = {}
-        for name, data in (("statement", evidence.statement), ("link", evidence.link)):
-            pointer[name] = sha256_bytes(data)
-            path = self._history(pointer[name])
-            if not path.is_file() or sha256_bytes(path.read_bytes()) != pointer[name]:
-                write_atomic(path, data, mode=0o444)
-        self._append({"stage": stage, **pointer, "time": int(time.time())})
-        write_atomic(self._pointer(stage), canonical_json(pointer))
+        for data in (evidence.statement, *evidence.links):
+            self._keep(data)
+        self._append({"kind": RUN, "stage": stage, **evidence.digests()}, log_signer)
+        write_atomic(self._pointer(stage), canonical_json(evidence.digests()))
+
+    def record_authority(self, layout: bytes, trust: bytes, origin: str, log_signer: Signer) -> None:
+        """Replace the layout and the trust document, and log that these two count from now on.
+
+        ``origin`` is the log's name in the trust document; the first entry of a log gives it to the log.
+        """
+        for data in (layout, trust):
+            self._keep(data)
+        entry = {"kind": AUTHORITY, "layout": sha256_bytes(layout), "trust": sha256_bytes(trust)}
+        self._append(entry, log_signer, origin)
+        write_atomic(self.layout, layout)
+        write_atomic(self.trust, trust)
 
     def current(self, stage: str) -> SignedEvidence | None:
         """The current envelopes of a stage, or none if it never ran.
@@ -128,78 +197,67 @@ class EvidenceStore:
         path = self._pointer(stage)
         if not path.is_file():
             return None
-        pointer = envelopes.parse_object(path.read_bytes())
-        try:
-            evidence = self.find(pointer["statement"], pointer["link"])
-        except (KeyError, TypeError) as error:
-            raise AttestationError("malformed", f"{path}: does not name a statement and a link") from error
+        evidence = self.find(envelopes.parse_object(path.read_bytes()))
         if evidence is None:
             raise AttestationError(
                 "evidence-missing", f"{stage}: an envelope it names is missing or changed in history/"
             )
         return evidence
 
-    def find(self, statement: str, link: str) -> SignedEvidence | None:
-        """The envelopes with these digests, or none if either is missing or changed."""
-        found = []
-        for digest in (statement, link):
-            path = self._history(digest)
-            data = path.read_bytes() if path.is_file() else b""
-            if sha256_bytes(data) != digest:
-                return None
-            found.append(data)
-        return SignedEvidence(*found)
-
-    def entries(self) -> list[dict[str, Any]]:
-        """Every entry of the log, its chain of digests checked.
+    def find(self, digests: Mapping[str, Any]) -> SignedEvidence | None:
+        """The envelopes with these digests (as :meth:`SignedEvidence.digests`); none if one is missing or changed.
 
         Raises
         ------
         AttestationError
-            With code ``log`` if a line was changed, removed, reordered or is not an entry.
+            With code ``malformed`` if these are no digests.
         """
-        previous, found = "", []
-        for number, line in enumerate(self._lines()):
-            try:
-                entry = envelopes.parse_object(line)
-            except AttestationError as error:
-                raise AttestationError("log", f"{self.log}: line {number + 1} is damaged ({error})") from error
-            if entry.get("index") != number or entry.get("previous") != previous:
-                raise AttestationError("log", f"{self.log}: line {number + 1} does not follow the line before it")
-            previous = sha256_bytes(line)
-            found.append(entry)
-        return found
+        names = (digests.get("statement"), *_list(digests.get("links")))
+        if len(names) < 2 or not all(isinstance(name, str) for name in names):
+            raise AttestationError("malformed", "a statement and its links are named by their SHA-256")
+        statement, *links = (self.envelope(str(name)) for name in names)
+        if statement is None or None in links:
+            return None
+        return SignedEvidence(statement, tuple(link for link in links if link is not None))
+
+    def envelope(self, digest: str) -> bytes | None:
+        """The envelope with this SHA-256, or none if it is missing or changed."""
+        if not _SHA256.fullmatch(digest):
+            return None
+        path = self._history(digest)
+        data = path.read_bytes() if path.is_file() else b""
+        return data if sha256_bytes(data) == digest else None
+
+    def read_log(self, keys: Sequence[Key], origin: str) -> LogView:
+        """The log, checked; raises as :meth:`secpipeline.provenance.log.Log.read`."""
+        return self.log.read(keys, origin)
 
     def copy_current(self, directory: Path) -> None:
-        """Copy the layout, the log and the current envelopes: all that verification needs."""
+        """Copy the owners' word, the log and the current envelopes: all that verification needs."""
         target = EvidenceStore(directory)
-        write_atomic(target.layout, self.layout.read_bytes())
-        write_atomic(target.log, b"".join(self._lines()))
+        for name in (LAYOUT, TRUST, LOG, CHECKPOINT):
+            write_atomic(directory / name, (self.directory / name).read_bytes())
         for pointer in sorted((self.directory / "current").glob("*.json")):
             evidence = self.current(pointer.stem)
             if evidence is not None:
-                for data in (evidence.statement, evidence.link):
-                    write_atomic(target._history(sha256_bytes(data)), data, mode=0o444)
+                for data in (evidence.statement, *evidence.links):
+                    target._keep(data)
                 write_atomic(target._pointer(pointer.stem), pointer.read_bytes())
 
-    def _lines(self) -> list[bytes]:
-        """Complete lines; a last line that a crash cut short was never acknowledged and does not count."""
-        data = self.log.read_bytes() if self.log.is_file() else b""
-        return [line for line in data.splitlines(keepends=True) if line.endswith(b"\n")]
+    def _keep(self, data: bytes) -> None:
+        path = self._history(sha256_bytes(data))
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data, mode=0o444)
 
-    def _append(self, entry: dict[str, Any]) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with self.log.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            lines = self._lines()
-            file.truncate(sum(len(line) for line in lines))
-            previous = sha256_bytes(lines[-1]) if lines else ""
-            file.write(canonical_json({"index": len(lines), "previous": previous, **entry}))
-            file.flush()
-            os.fsync(file.fileno())
+    def _append(self, entry: dict[str, Any], log_signer: Signer, origin: str = "") -> None:
+        self.log.append({**entry, "time": int(time.time())}, log_signer, origin)
 
     def _history(self, digest: str) -> Path:
         return self.directory / "history" / digest[:2] / digest[2:]
 
     def _pointer(self, stage: str) -> Path:
         return self.directory / "current" / f"{stage}.json"
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

@@ -2,7 +2,7 @@
 
 >>> from secpipeline.provenance.layout import StepSpec, render
 >>> specs = (StepSpec("ingest", "ingestor", (), (), "https://slsa.dev/provenance/v1"),)
->>> render(specs, {"ingestor": key}, expires)                            # doctest: +SKIP
+>>> render(specs, {"ingestor": [key]}, expires)                          # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from securesystemslib.signer import SSlibKey
 
 from secpipeline.digests import canonical_json
 from secpipeline.provenance import envelopes
-from secpipeline.provenance.keys import OWNERS, KeyRing
+from secpipeline.provenance.keys import KeyRing
+from secpipeline.provenance.trust import owner_signers
 
-OWNER_THRESHOLD = 2
+INSPECTION = "gate-passed"
 LIFETIME = dt.timedelta(days=30)
 _README = "Steps of the secpipeline chain. The owners' signatures on this file are the root of trust of every verdict."
 
@@ -33,6 +34,10 @@ class StepSpec:
         The step; its artifacts are named ``<name>/…``.
     role
         Whose key signs.
+    witness
+        The role that runs the step a second time and signs that it made the same; empty where one run is enough.
+    about
+        Materials that its Statement is about, beside the step's own products.
     inputs
         The steps whose products it reads, all of them.
     files
@@ -46,6 +51,13 @@ class StepSpec:
     inputs: tuple[str, ...]
     files: tuple[str, ...]
     predicate_type: str
+    witness: str = ""
+    about: tuple[str, ...] = ()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Who must sign a link each; the first also signs the Statement."""
+        return (self.role, self.witness) if self.witness else (self.role,)
 
     @property
     def command(self) -> list[str]:
@@ -58,7 +70,7 @@ class StepSpec:
         return f"attestations/{self.name}.dsse.json"
 
 
-def render(specs: Sequence[StepSpec], keys: Mapping[str, SSlibKey], expires: dt.datetime) -> dict[str, Any]:
+def render(specs: Sequence[StepSpec], keys: Mapping[str, Sequence[SSlibKey]], expires: dt.datetime) -> dict[str, Any]:
     """The layout as in-toto 0.9 JSON.
 
     Parameters
@@ -66,30 +78,30 @@ def render(specs: Sequence[StepSpec], keys: Mapping[str, SSlibKey], expires: dt.
     specs
         The steps in order.
     keys
-        Public key by role.
+        Each role's public keys: the present one, and earlier ones that signed evidence which still counts.
     expires
         When the layout stops being valid, UTC.
     """
-    roles = {spec.role for spec in specs}
+    known = {key.keyid: key for spec in specs for role in spec.roles for key in keys[role]}
     return {
         "_type": "layout",
         "readme": _README,
         "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "keys": {keys[role].keyid: {"keyid": keys[role].keyid, **keys[role].to_dict()} for role in sorted(roles)},
-        "steps": [_step(spec, keys[spec.role].keyid) for spec in specs],
+        "keys": {keyid: {"keyid": keyid, **key.to_dict()} for keyid, key in sorted(known.items())},
+        "steps": [_step(spec, [key.keyid for role in spec.roles for key in keys[role]]) for spec in specs],
         "inspect": _inspections(specs),
     }
 
 
-def _step(spec: StepSpec, keyid: str) -> dict[str, Any]:
+def _step(spec: StepSpec, keyids: Sequence[str]) -> dict[str, Any]:
     materials = [["MATCH", f"{name}/*", "WITH", "PRODUCTS", "FROM", name] for name in spec.inputs]
     materials += [["ALLOW", pattern] for pattern in spec.files]
     products = [["REQUIRE", spec.attestation], ["CREATE", f"{spec.name}/*"], ["CREATE", spec.attestation]]
     return {
         "_type": "step",
         "name": spec.name,
-        "pubkeys": [keyid],
-        "threshold": 1,
+        "pubkeys": sorted(keyids),
+        "threshold": len(spec.roles),
         "expected_command": spec.command,
         "expected_materials": [*materials, ["DISALLOW", "*"]],
         "expected_products": [*products, ["DISALLOW", "*"]],
@@ -111,7 +123,7 @@ def _inspections(specs: Sequence[StepSpec]) -> list[dict[str, Any]]:
     return [
         {
             "_type": "inspection",
-            "name": "gate-passed",
+            "name": INSPECTION,
             "run": ["grep", "-q", '"verdict":"pass"', "gate/verdict.json"],
             "expected_materials": [*verdict, *deployed, *statements, ["DISALLOW", "attestations/*"]],
             "expected_products": [["ALLOW", "*"]],
@@ -125,9 +137,13 @@ def _same_bytes(pattern: str, step: str) -> list[list[str]]:
     return match if pattern.startswith("attestations/") else [*match, ["DISALLOW", pattern]]
 
 
-def sign(specs: Sequence[StepSpec], ring: KeyRing, now: dt.datetime) -> bytes:
-    """Render and sign the layout with as many owners' keys as it needs, valid for thirty days."""
-    keys = {role: ring.public(role) for role in {spec.role for spec in specs}}
+def sign(specs: Sequence[StepSpec], keys: Mapping[str, Sequence[SSlibKey]], ring: KeyRing, now: dt.datetime) -> bytes:
+    """Render the layout, valid for thirty days, and sign it with every owner's key that is here.
+
+    Raises
+    ------
+    AttestationError
+        If fewer than two owners' keys are here.
+    """
     payload = canonical_json(render(specs, keys, now + LIFETIME))
-    signers = [ring.signer(owner) for owner in OWNERS[:OWNER_THRESHOLD]]
-    return envelopes.sign(payload, envelopes.PAYLOAD_TYPE, signers)
+    return envelopes.sign(payload, envelopes.PAYLOAD_TYPE, owner_signers(ring))

@@ -14,8 +14,7 @@ from secpipeline.datasets.releases import Release
 from secpipeline.detection import weights
 from secpipeline.detection.onnx_detector import OnnxDetector
 from secpipeline.robustness.suite import SuiteOutcome, load_suite, run_suite
-from secpipeline.stages.context import StageContext, StageResult
-from secpipeline.stages.gate import read_report
+from secpipeline.stages.context import StageContext, StageResult, read_report
 from secpipeline.store import write_atomic
 
 SUITE = "policies/attacks.yaml"
@@ -51,7 +50,10 @@ def run(context: StageContext) -> StageResult:
         columns = len(outcome.gallery[0].pictures)
         write_atomic(context.out / "gallery.png", contact_sheet(_gallery(outcome), columns))
         pictures.insert(0, "gallery.png")
-    return StageResult(_summary(outcome.report), details=outcome.report, pictures=tuple(pictures))
+    # The table repeats the conditions for people; it stays in the report.
+    details = {name: found for name, found in outcome.report.items() if name != "table"}
+    seeds = {"attack": settings["seed"]}
+    return StageResult(_summary(outcome.report), details=details, seeds=seeds, pictures=tuple(pictures))
 
 
 def test_images(release: Release, size: tuple[int, int], settings: dict[str, int]) -> Pixels:

@@ -14,6 +14,7 @@ from secpipeline.detection import registry
 from secpipeline.detection.inference import predict
 from secpipeline.detection.recipes import Recipe, load_recipe
 from secpipeline.detection.training import train
+from secpipeline.errors import InputError
 from secpipeline.poisoning import folds
 from secpipeline.poisoning.audit import audit_labels
 from secpipeline.stages.context import StageContext, StageResult
@@ -26,7 +27,10 @@ STRONG = 0.5
 def run(context: StageContext) -> StageResult:
     """Train one judge a fold, score every label out of fold, and compare the sources with each other."""
     settings = context.params["audit"]
-    recipe = load_recipe(context.root / "recipes" / f"{settings['recipe']}.yaml")
+    name = f"recipes/{settings['recipe']}.yaml"
+    if name not in context.files:
+        raise InputError(f"audit.recipe: {name} is not a recipe of judges; use {', '.join(context.files)}")
+    recipe = load_recipe(context.root / name)
     release = Release(context.inputs["ingest"], context.inputs["ingest"])
     data = load(release, release.images["image_id"].tolist(), recipe.input_size)
     assigned = folds.assign_folds(release.images, settings["folds"], settings["seed"])
@@ -56,7 +60,8 @@ def run(context: StageContext) -> StageResult:
         "reasons": list(sources.reasons().values()),
         "attribution": report["attribution"],
     }
-    return StageResult(summary, details=report, pictures=pictures)
+    seeds = {"folds": settings["seed"], "judges": recipe.seed}
+    return StageResult(summary, details=report, seeds=seeds, pictures=pictures)
 
 
 def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ class StageContext:
         SHA-256 of the current statement of every earlier stage.
     files
         SHA-256 of each declared project file.
+    revoked_sources
+        Why the owners revoked a source, by its name; its images must not be taken in.
     """
 
     root: Path
@@ -40,6 +43,7 @@ class StageContext:
     resume: Path
     attestations: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    revoked_sources: Mapping[str, str] = field(default_factory=dict)
 
     def write_json(self, name: str, value: Any) -> None:
         """Write an output as canonical JSON."""
@@ -58,6 +62,8 @@ class StageResult:
         The content of the stage's predicate (what it means depends on the predicate type of the stage).
     materials
         SHA-256 by name of what the stage read from outside the chain.
+    seeds
+        Every seed that the outputs depend on, by what was drawn from it; wherever it was set.
     pictures
         Output files worth looking at, best first.
     refusal
@@ -68,5 +74,12 @@ class StageResult:
     summary: Mapping[str, Any]
     details: Mapping[str, Any] = field(default_factory=dict)
     materials: Mapping[str, str] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
     pictures: tuple[str, ...] = ()
     refusal: tuple[str, ...] = ()
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a JSON object written by an earlier stage."""
+    report: dict[str, Any] = json.loads(path.read_bytes())
+    return report

@@ -6,8 +6,8 @@ import pandas as pd
 
 from secpipeline.datasets.releases import Release, write_tables
 from secpipeline.poisoning.quarantine import curate, decide
-from secpipeline.stages.context import StageContext, StageResult
-from secpipeline.stages.gate import read_report
+from secpipeline.stages.context import StageContext, StageResult, read_report
+from secpipeline.stages.source_manifests import write_source_manifests
 
 
 def run(context: StageContext) -> StageResult:
@@ -23,6 +23,7 @@ def run(context: StageContext) -> StageResult:
     decisions = decide(release.images, findings, named, image_score=score)
     images, boxes = curate(release.images, release.boxes, decisions)
     write_tables(context.out, images, boxes)
+    write_source_manifests(context.out, images)
     decisions.to_parquet(context.out / "decisions.parquet", index=False)
     counts = decisions["decision"].value_counts()
     summary = {

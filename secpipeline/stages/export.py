@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import shutil
 
+from secpipeline.datasets.loading import load
 from secpipeline.datasets.releases import Release
 from secpipeline.detection import export, weights
 from secpipeline.detection.inference import predict
 from secpipeline.detection.onnx_detector import OnnxDetector
-from secpipeline.detection.recipes import load_recipe
 from secpipeline.digests import sha256_file
-from secpipeline.stages.context import StageContext, StageResult
-from secpipeline.stages.gate import read_report
-from secpipeline.stages.train import load_split
+from secpipeline.stages.context import StageContext, StageResult, read_report
 
 _COMPARED_IMAGES = 32
 
@@ -26,12 +24,11 @@ def run(context: StageContext) -> StageResult:
     target = context.out / "detector.onnx"
     export.to_onnx(detector, target, size)
     shutil.copyfile(trained / "detector.json", context.out / "detector.json")
-    recipe = load_recipe(context.root / "recipes" / f"{card['recipe']}.yaml")
     release = Release(context.inputs["curate"], context.inputs["ingest"])
-    calibration = load_split(release, "calibration", recipe)
-    images, names = calibration.images[:_COMPARED_IMAGES], calibration.image_ids[:_COMPARED_IMAGES]
-    served = OnnxDetector(target.read_bytes(), size, card["nms_iou"]).predict(images, names)
-    agreement = export.agreement(predict(detector, images, names), served)
+    calibration = release.images.loc[release.images["split"] == "calibration", "image_id"].tolist()
+    compared = load(release, calibration[:_COMPARED_IMAGES], size)
+    served = OnnxDetector(target.read_bytes(), size, card["nms_iou"]).predict(compared.images, compared.image_ids)
+    agreement = export.agreement(predict(detector, compared.images, compared.image_ids), served)
     context.write_json("agreement.json", agreement)
     summary = {"onnx": sha256_file(target), "kilobytes": round(target.stat().st_size / 1024), **agreement}
     return StageResult(summary, details=agreement)

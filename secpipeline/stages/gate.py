@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 from secpipeline.robustness.gate import decide
 from secpipeline.robustness.policy import load_policy
-from secpipeline.stages.context import StageContext, StageResult
+from secpipeline.stages.context import StageContext, StageResult, read_report
 
 POLICY = "policies/default.yaml"
 _REPORTS = {
@@ -36,9 +32,3 @@ def run(context: StageContext) -> StageResult:
     passed = [check.code for check in verdict.checks if check.outcome == "pass"]
     details = {"result": result, "passedTests": passed, "failedTests": [reason.code for reason in verdict.reasons]}
     return StageResult(summary, details=details, refusal=refusal)
-
-
-def read_report(path: Path) -> dict[str, Any]:
-    """Read a JSON object written by an earlier stage."""
-    report: dict[str, Any] = json.loads(path.read_bytes())
-    return report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from secpipeline.digests import sha256_file, tree_digest
 from secpipeline.errors import InputError
 from secpipeline.poisoning.planters import PoisonPlan
 from secpipeline.stages.context import StageContext, StageResult
+from secpipeline.stages.source_manifests import write_source_manifests
 from secpipeline.store import write_atomic
 
 SYNTHETIC = "synthetic"
@@ -40,17 +42,18 @@ def run(context: StageContext) -> StageResult:
     """Read the delivery, decode and check every image, assign splits, write the release."""
     data = context.params["data"]
     instances = _delivery(context, data)
-    annotations = coco.read_coco(instances, clip=data["clip_boxes"])
+    annotations = _without(coco.read_coco(instances, clip=data["clip_boxes"]), context.revoked_sources)
     splits = context.params["splits"]
     assigned = assign_splits(
         annotations.images,
         calibration=splits["calibration"],
         test=splits["test"],
-        holdout_sources=tuple(splits["holdout_sources"]),
+        holdout_sources=tuple(name for name in splits["holdout_sources"] if name not in context.revoked_sources),
         seed=splits["seed"],
     )
     written = write_release(context.out, annotations, assigned)
     release = Release(context.out, context.out)
+    write_source_manifests(context.out, release.images)
     write_atomic(context.out / "preview.png", contact_sheet(_preview(release), columns=4))
     counts = release.images["split"].value_counts()
     summary = {
@@ -62,7 +65,25 @@ def run(context: StageContext) -> StageResult:
         **{f"{split} images": int(counts.get(split, 0)) for split in ("train", "calibration", "test")},
     }
     materials = {"delivery/instances.json": sha256_file(instances)}
-    return StageResult(summary, materials=materials, pictures=("preview.png",))
+    return StageResult(summary, materials=materials, seeds=_seeds(context.params), pictures=("preview.png",))
+
+
+def _seeds(params: Mapping[str, Any]) -> dict[str, int]:
+    data, seeds = params["data"], {"splits": params["splits"]["seed"]}
+    if data["dataset"] == SYNTHETIC:
+        seeds["synthetic"] = data["synthetic"]["seed"]
+        if data["poison"]:
+            seeds["poison"] = data["poison"]["seed"]
+    return seeds
+
+
+def _without(annotations: coco.Annotations, revoked: Mapping[str, str]) -> coco.Annotations:
+    """The delivery as if the revoked sources had delivered nothing."""
+    images = annotations.images[~annotations.images["source"].isin(revoked)].reset_index(drop=True)
+    if images.empty:
+        raise InputError(f"{annotations.root}: the owners revoked every source of this delivery; nothing is left")
+    boxes = annotations.boxes[annotations.boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
+    return replace(annotations, images=images, boxes=boxes)
 
 
 def _delivery(context: StageContext, data: Mapping[str, Any]) -> Path:

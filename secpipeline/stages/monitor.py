@@ -13,8 +13,7 @@ from secpipeline.datasets.releases import Release
 from secpipeline.detection.onnx_detector import OnnxDetector
 from secpipeline.errors import CannotDecide
 from secpipeline.monitoring.drift import compare, input_statistics, output_statistics
-from secpipeline.stages.context import StageContext, StageResult
-from secpipeline.stages.gate import read_report
+from secpipeline.stages.context import StageContext, StageResult, read_report
 from secpipeline.store import write_atomic
 
 
@@ -70,4 +69,5 @@ def _record(
         "warnedTests": drifted,
         "failedTests": [],
     }
-    return StageResult(summary, details=details, pictures=pictures)
+    seeds = {} if state == "inactive" else {"window": context.params["monitor"]["seed"]}
+    return StageResult(summary, details=details, seeds=seeds, pictures=pictures)

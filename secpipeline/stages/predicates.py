@@ -1,13 +1,19 @@
-"""What each stage's attestation says, by predicate type."""
+"""What each stage's attestation says, by predicate type; ``docs/predicates/`` explains it to readers.
+
+>>> facts = Facts(stage_named("train"), params, materials, attestations, ...)   # doctest: +SKIP
+>>> build(facts, stage_result)["buildDefinition"]["buildType"]                   # doctest: +SKIP
+'https://github.com/secpipeline/stages/train/v1'
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-import importlib.metadata
+import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from secpipeline.digests import canonical_json, sha256_bytes
 from secpipeline.provenance import statements
 from secpipeline.stages.context import StageResult
 from secpipeline.stages.table import (
@@ -20,6 +26,10 @@ from secpipeline.stages.table import (
 )
 
 
+def _new_invocation() -> str:
+    return f"urn:uuid:{uuid.uuid4()}"
+
+
 @dataclass(frozen=True)
 class Facts:
     """What the runner knows about one computation, whatever the stage.
@@ -27,13 +37,16 @@ class Facts:
     Attributes
     ----------
     stage, params, materials
-        What was run, with which parameters, on which bytes.
+        What was run, with which parameters, on which bytes: SHA-256 by name of the inputs, the project's files, the
+        stage's code and its parameters.
     attestations
         SHA-256 of the statement of each earlier stage.
     environment, source, lock
-        Versions, git revision and lock file digest.
+        Versions, git revision and lock file digest, from :mod:`secpipeline.environment`.
     started, finished
         Seconds since the epoch.
+    invocation
+        Names this computation and no other.
     """
 
     stage: Stage
@@ -45,6 +58,7 @@ class Facts:
     lock: Mapping[str, str]
     started: float
     finished: float
+    invocation: str = field(default_factory=_new_invocation)
 
 
 def timestamp(seconds: float) -> str:
@@ -53,18 +67,26 @@ def timestamp(seconds: float) -> str:
 
 
 def build(facts: Facts, result: StageResult) -> dict[str, Any]:
-    """The predicate of the stage's Statement."""
+    """The predicate of the stage's Statement.
+
+    Raises
+    ------
+    AttestationError
+        With code ``predicate`` if the stage's result contradicts itself.
+    InputError
+        If a number is NaN or infinite.
+    """
     return _BUILDERS[facts.stage.predicate](facts, result)
 
 
 def _provenance(facts: Facts, result: StageResult) -> dict[str, Any]:
     return statements.slsa_provenance(
         stage=facts.stage.name,
-        parameters=facts.params,
-        materials={**facts.materials, **result.materials, **facts.lock},
-        source=facts.source,
-        environment=facts.environment,
-        invocation=f"{facts.stage.name}-{facts.materials[f'params/{facts.stage.name}.json'][:12]}-{int(facts.started)}",
+        external=facts.params,
+        internal={"environment": facts.environment, "seeds": result.seeds},
+        dependencies=_materials(facts, result),
+        platform=_platform(facts),
+        invocation=facts.invocation,
         started=timestamp(facts.started),
         finished=timestamp(facts.finished),
     )
@@ -72,10 +94,9 @@ def _provenance(facts: Facts, result: StageResult) -> dict[str, Any]:
 
 def _test_result(facts: Facts, result: StageResult) -> dict[str, Any]:
     details = result.details
-    configuration = {name: digest for name, digest in facts.materials.items() if name.startswith(_CONFIGURATION)}
     return statements.test_result(
         result=details["result"],
-        configuration=configuration,
+        configuration=_materials(facts, result, carry=True),
         passed=details["passedTests"],
         warned=details.get("warnedTests", []),
         failed=details["failedTests"],
@@ -83,28 +104,48 @@ def _test_result(facts: Facts, result: StageResult) -> dict[str, Any]:
 
 
 def _summary(facts: Facts, result: StageResult) -> dict[str, Any]:
-    details = result.details
+    artifact, policy = result.details["artifact"], result.details["policy"]
     return statements.verification_summary(
-        result="PASSED" if details["verdict"] == "pass" else "FAILED",
-        resource=f"sha256:{details['artifact']['sha256']}",
-        policy={details["policy"]["name"]: details["policy"]["sha256"]},
-        attestations=facts.attestations,
+        passed=result.details["verdict"] == "pass",
+        artifact=(artifact["name"], artifact["sha256"]),
+        policy=(policy["name"], policy["sha256"]),
+        attestations={f"attestations/{stage}.dsse.json": digest for stage, digest in facts.attestations.items()},
         verified=timestamp(facts.finished),
-        version=importlib.metadata.version("secpipeline"),
+        platform=_platform(facts),
     )
 
 
 def _own(facts: Facts, result: StageResult) -> dict[str, Any]:
-    content = statements.text_numbers(result.details)
     return {
-        "configuration": statements.resources(facts.materials),
+        "configuration": _materials(facts, result),
+        "parameters": statements.text_numbers(facts.params),
         "environment": dict(facts.environment),
+        "seeds": statements.text_numbers(result.seeds),
+        "startedOn": timestamp(facts.started),
         "finishedOn": timestamp(facts.finished),
-        "result": content,
+        "result": statements.text_numbers(result.details),
     }
 
 
-_CONFIGURATION = ("policies/", "expectations/", "params/", "code/")
+def _materials(facts: Facts, result: StageResult, *, carry: bool = False) -> list[dict[str, Any]]:
+    """Everything the result depends on; ``carry`` puts in what the predicate has no field of its own for."""
+    name = facts.stage.name
+    documents = {
+        f"params/{name}.json": canonical_json(facts.params),
+        f"environment/{name}.json": canonical_json(facts.environment),
+        f"seeds/{name}.json": canonical_json(statements.text_numbers(result.seeds)),
+    }
+    digests = {document: sha256_bytes(data) for document, data in documents.items()}
+    files = {**facts.materials, **result.materials, **facts.lock, **digests}
+    return statements.resources(files, documents if carry else None) + statements.revision(facts.source)
+
+
+def _platform(facts: Facts) -> dict[str, str]:
+    """The components that run a stage and sign what it says; the rest of the environment is the stage's."""
+    return {name: version for name, version in facts.environment.items() if name in _PLATFORM}
+
+
+_PLATFORM = ("secpipeline", "python", "in-toto", "securesystemslib", "cryptography")
 _BUILDERS: Mapping[str, Callable[[Facts, StageResult], dict[str, Any]]] = {
     PROVENANCE: _provenance,
     TEST_RESULT: _test_result,

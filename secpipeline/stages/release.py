@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from secpipeline.digests import sha256_file
-from secpipeline.stages.context import StageContext, StageResult
-from secpipeline.stages.gate import POLICY, read_report
+from secpipeline.stages.context import StageContext, StageResult, read_report
+from secpipeline.stages.gate import POLICY
 
 
 def run(context: StageContext) -> StageResult:

@@ -15,15 +15,18 @@ from typing import Any
 
 from secpipeline.digests import canonical_json, sha256_bytes, sha256_file
 from secpipeline.errors import InputError
+from secpipeline.provenance.statements import VERIFICATION_SUMMARY
 from secpipeline.stages.context import StageContext, StageResult
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
 PROVENANCE = "https://slsa.dev/provenance/v1"
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
-VERIFICATION_SUMMARY = "https://slsa.dev/verification_summary/v1"
 LABEL_AUDIT = "https://github.com/secpipeline/predicates/label-audit/v0.1"
 ROBUSTNESS = "https://github.com/secpipeline/predicates/robustness/v0.1"
+
+# The material that tells which sources' images a stage left out because the owners revoked them.
+REVOKED_SOURCES = "revocations/sources.json"
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Stage:
         The stages whose artifacts it reads.
     role
         Whose key signs.
+    witness
+        The role that runs the stage a second time and signs that it made the same; empty where one run is enough.
     group
         The phase of the flow it belongs to.
     predicate
@@ -56,6 +61,8 @@ class Stage:
         The tools behind it, shown as badges.
     pool
         The Dagster concurrency pool that bounds it, or none.
+    about
+        The inputs that its attestation is about, beside its own outputs: what was judged.
     outside
         Patterns of materials from outside the project that it may record.
     """
@@ -73,6 +80,8 @@ class Stage:
     kinds: tuple[str, ...] = ()
     pool: str | None = None
     outside: tuple[str, ...] = ()
+    witness: str = ""
+    about: tuple[str, ...] = ()
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -100,7 +109,7 @@ class Stage:
 
     def code_files(self) -> tuple[Path, ...]:
         """The library's source files that the result depends on, sorted."""
-        found = {PACKAGE / "stages" / f"{self.name}.py"}
+        found = {PACKAGE / "stages" / f"{self.name}.py", PACKAGE / "stages" / "context.py"}
         for entry in self.code:
             path = PACKAGE / entry
             found |= set(path.rglob("*.py")) if path.is_dir() else {path}
@@ -138,9 +147,9 @@ STAGES: tuple[Stage, ...] = (
         group="1_datasets",
         predicate=PROVENANCE,
         params=("data", "splits"),
-        code=("datasets", "poisoning/planters.py", "assurance/pictures.py"),
+        code=("datasets", "poisoning/planters.py", "assurance/pictures.py", "stages/source_manifests.py"),
         kinds=("parquet", "coco"),
-        outside=("delivery/*",),
+        outside=("delivery/*", REVOKED_SOURCES),
     ),
     Stage(
         name="validate",
@@ -177,7 +186,7 @@ STAGES: tuple[Stage, ...] = (
         group="3_poisoning",
         predicate=PROVENANCE,
         params=("quarantine",),
-        code=("poisoning/quarantine.py", "datasets"),
+        code=("poisoning/quarantine.py", "datasets", "stages/source_manifests.py"),
         kinds=("parquet",),
     ),
     Stage(
@@ -225,6 +234,8 @@ STAGES: tuple[Stage, ...] = (
         summary="Hold the reports against the policy: pass, fail, or inconclusive.",
         inputs=("validate", "audit_labels", "curate", "train", "export", "attack"),
         role="red-team",
+        witness="safety",
+        about=("export/detector.onnx",),
         group="6_release",
         predicate=TEST_RESULT,
         files=("policies/default.yaml",),
@@ -237,6 +248,7 @@ STAGES: tuple[Stage, ...] = (
         summary="Sum up the verified evidence of every earlier stage in one signed statement about the artifact.",
         inputs=("export", "gate"),
         role="releaser",
+        about=("export/detector.onnx",),
         group="6_release",
         predicate=VERIFICATION_SUMMARY,
         files=("policies/default.yaml",),
@@ -296,7 +308,7 @@ def dvc_pipeline(root: Path) -> dict[str, Any]:
     """The content of ``dvc.yaml``: each stage runs through the one runner."""
     stages: dict[str, Any] = {}
     for stage in STAGES:
-        code = [f"secpipeline/{entry}" for entry in (f"stages/{stage.name}.py", *stage.code)]
+        code = [f"secpipeline/{entry}" for entry in (f"stages/{stage.name}.py", "stages/context.py", *stage.code)]
         deps = [*code, *stage.project_files(root), *(f"build/artifacts/{name}" for name in stage.inputs)]
         entry: dict[str, Any] = {"cmd": " ".join(stage.command), "deps": sorted(deps)}
         if stage.params:

@@ -56,7 +56,10 @@ def run(context: StageContext) -> StageResult:
         "training seconds": record.seconds,
         **({"threshold undecided": undecided} if undecided else {}),
     }
-    return StageResult(summary, details={"recipe": recipe.to_json()}, pictures=("predictions.png", "curve.png"))
+    seeds = {"training": recipe.seed}
+    return StageResult(
+        summary, details={"recipe": recipe.to_json()}, seeds=seeds, pictures=("predictions.png", "curve.png")
+    )
 
 
 def load_split(release: Release, split: str, recipe: Recipe) -> Pixels:

@@ -43,7 +43,7 @@ def test_jobs_schedule_and_sensor_are_there():
     assert [schedule.cron_schedule for schedule in defs.schedules] == ["0 3 * * 1"]
     assert [sensor.name for sensor in defs.sensors] == ["new_release"]
     retrain = {key.to_user_string() for key in defs.resolve_job_def("retrain").asset_layer.executable_asset_keys}
-    assert retrain == {stage.asset for stage in STAGES} - {"raw_release"}
+    assert retrain == {stage.asset for stage in STAGES}
 
 
 def workspace_of(chain):

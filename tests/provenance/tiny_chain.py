@@ -6,22 +6,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from secpipeline.digests import sha256_bytes, tree_files
-from secpipeline.provenance import layout
-from secpipeline.provenance.evidence import EvidenceStore, attest
+from secpipeline.provenance import authority, trust
+from secpipeline.provenance.evidence import EvidenceStore, attest, countersign
 from secpipeline.provenance.keys import KeyRing
 from secpipeline.provenance.layout import StepSpec
-from secpipeline.provenance.verification import verify_chain
+from secpipeline.provenance.verification import Expectations, verify_chain
 
 PROVENANCE = "https://slsa.dev/provenance/v1"
 SPECS = (
     StepSpec("ingest", "ingestor", (), ("delivery/*",), PROVENANCE),
     StepSpec("train", "trainer", ("ingest",), ("recipes/*.yaml",), PROVENANCE),
-    StepSpec("gate", "red-team", ("train",), (), "https://in-toto.io/attestation/test-result/v0.1"),
+    StepSpec("gate", "red-team", ("train",), (), "https://in-toto.io/attestation/test-result/v0.1", "safety"),
     StepSpec("release", "releaser", ("gate",), (), PROVENANCE),
     StepSpec("deploy", "releaser", ("train", "gate"), (), PROVENANCE),
 )
 CONTENT = {
-    "ingest": {"images.parquet": b"images", "boxes.parquet": b"boxes"},
+    "ingest": {
+        "images.parquet": b"images",
+        "boxes.parquet": b"boxes",
+        "sources/vendor-a.sha256": b"manifest a",
+        "sources/vendor-c.sha256": b"manifest c",
+    },
     "train": {"detector.safetensors": b"weights"},
     "gate": {"verdict.json": b'{"reasons":[],"verdict":"pass"}\n'},
     "release": {"release.json": b"{}\n"},
@@ -55,21 +60,33 @@ class TinyChain:
             for step in self.spec(name).inputs
             for file, digest in tree_files(self.artifacts / step).items()
         }
-        evidence = attest(ring or self.ring, spec, subjects or made, {**read, **(materials or {})}, {"x": "1"}, {})
-        self.store.record(name, evidence)
+        read |= materials or {}
+        evidence = attest(ring or self.ring, spec, subjects or made, read, {"x": "1"}, {})
+        if spec.witness:
+            evidence = countersign(ring or self.ring, spec, evidence, subjects or made, read, {})
+        self.record(name, evidence)
         return evidence
 
-    def sign_layout(self, specs=SPECS, now=NOW):
-        self.store.directory.mkdir(parents=True, exist_ok=True)
-        self.store.layout.write_bytes(layout.sign(specs, self.ring, now))
+    def record(self, name, evidence):
+        self.store.record(name, evidence, self.ring.signer("log"))
+
+    def trust(self):
+        return authority.said(self.store, self.ring)
+
+    def sign_layout(self, specs=SPECS, now=NOW, ring=None):
+        said = self.trust() if self.store.trust.is_file() else trust.first(self.ring)
+        authority.publish(self.store, ring or self.ring, specs, said, now)
 
     def verify(self, **keywords):
+        expect = Expectations(**{k: keywords.pop(k) for k in Expectations.__dataclass_fields__ if k in keywords})
+        expect = replace(expect, whole_history=True)
         arguments = {"owners": self.ring.owners(), "specs": SPECS, "artifacts": self.artifacts, **keywords}
         return verify_chain(
-            self.root / "evidence",
+            self.store,
             arguments.pop("artifacts"),
             arguments.pop("owners"),
             arguments.pop("specs"),
+            expect=expect,
             **arguments,
         )
 

@@ -69,7 +69,8 @@ def test_upstream_is_transitive_and_ordered():
 def test_the_code_version_follows_the_code(monkeypatch, tmp_path):
     package = tmp_path / "package"
     (package / "stages").mkdir(parents=True)
-    (package / "stages/gate.py").write_text("a = 1\n")
+    for name in ("gate", "context"):
+        (package / f"stages/{name}.py").write_text("a = 1\n")
     (package / "robustness").mkdir()
     for name in ("gate", "policy"):
         (package / f"robustness/{name}.py").write_text("b = 1\n")

@@ -1,0 +1,108 @@
+"""For auditors and security officers: verify, trace, bundle, drill."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from secpipeline.commands import Add, open_workspace
+from secpipeline.commands.freshness import add_freshness, at_least_version, max_age
+from secpipeline.errors import InputError
+from secpipeline.store import write_atomic
+
+
+def add_commands(add: Add) -> None:
+    """Register the commands."""
+    verify = add("verify", _verify, "re-check every signature, link and byte of the chain and of what is deployed")
+    verify.add_argument(
+        "target", nargs="?", help="a channel, a bundle's folder, a file, or its SHA-256; default: everything here"
+    )
+    verify.add_argument("--json", action="store_true", help="print the report as JSON")
+    verify.add_argument("--full", action="store_true", help="hash every byte again, also of unchanged files")
+    verify.add_argument("--owners", type=Path, metavar="FOLDER", help="a bundle's owners, owner-*.pem; default: yours")
+    add_freshness(verify)
+    trace = add("trace", _trace, "where a file came from, or with --down what came from it, from signed links alone")
+    trace.add_argument("target", nargs="?", help="a file, or 8 or more hex digits of its SHA-256")
+    trace.add_argument("--source", help="instead of a file: all images of a source")
+    trace.add_argument("--release", default="", help="with --source: of one release, by the SHA-256 of dataset.sha256")
+    trace.add_argument("--down", action="store_true", help="what came from it")
+    trace.add_argument("--json", action="store_true", help="print the tree as JSON")
+    trace.add_argument("--svg", type=Path, metavar="FILE", help="draw it")
+    bundle = add("bundle", _bundle, "copy a deployment's evidence out for an auditor, with the commands that check it")
+    bundle.add_argument("channel", nargs="?", default="production")
+    bundle.add_argument("--to", type=Path, metavar="FOLDER", help="default: bundle-CHANNEL")
+    bundle.add_argument("--since", type=Path, metavar="CHECKPOINT", help="prove that the log only grew since this one")
+    drill = add("drill", _drill, "tamper with a throwaway chain in every way we know and show that each is refused")
+    drill.add_argument("what", choices=["provenance"])
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from secpipeline import audit
+
+    asked = audit.Asked(options.full, max_age(options), at_least_version(options))
+    report: Any
+    if options.target is None:
+        report = audit.verify_everything(open_workspace(options), asked)
+    elif (Path(options.target) / "root.layout").is_file():
+        report = audit.verify_bundle(Path(options.target), _owners(options), asked)
+    else:
+        report = audit.verify_target(open_workspace(options), options.target, asked)
+    print(json.dumps(report.to_json(), indent=2, sort_keys=True) if options.json else report.text())
+    return 0 if report.ok else 4
+
+
+def _owners(options: argparse.Namespace) -> Any:
+    from secpipeline.provenance.keys import read_public_key
+
+    if options.owners is None:
+        return open_workspace(options).ring().owners()
+    files = sorted(options.owners.glob("owner-*.pem"))
+    if not files:
+        raise InputError(
+            f"{options.owners}: holds no owner-*.pem; name the folder of the keys that the owners gave you"
+        )
+    return tuple(read_public_key(path) for path in files)
+
+
+def _trace(options: argparse.Namespace) -> int:
+    from secpipeline.provenance import trace
+    from secpipeline.workspace import step_specs
+
+    workspace = open_workspace(options)
+    history = trace.History.read(workspace.evidence, workspace.trust(), step_specs())
+    roots = _roots(options, history)
+    branches = history.downstream(roots) if options.down else history.upstream(roots)
+    if options.svg:
+        from secpipeline.provenance.lineage_picture import svg
+
+        write_atomic(options.svg, svg(branches).encode())
+    print(json.dumps([b.to_json() for b in branches], indent=2) if options.json else trace.tree(branches))
+    return 0
+
+
+def _roots(options: argparse.Namespace, history: Any) -> Any:
+    from secpipeline.digests import sha256_file
+
+    if (options.target is None) == (options.source is None):
+        raise InputError("name a file or its SHA-256, or a source with --source")
+    if options.source is not None:
+        return history.contributed(options.source, options.release)
+    path = Path(options.target)
+    return history.makers(sha256_file(path) if path.is_file() else options.target)
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    from secpipeline import bundling
+
+    out = options.to or Path(f"bundle-{options.channel}")
+    bundling.export(open_workspace(options), options.channel, out, options.since)
+    print(f"wrote {out}; read VERIFY.md there")
+    return 0
+
+
+def _drill(options: argparse.Namespace) -> int:  # noqa: ARG001 - there is one drill
+    from secpipeline.drills import provenance
+
+    return provenance.main()
