@@ -66,7 +66,7 @@ def _checkpoint(path: Path | None) -> bytes | None:
 
 def _behind(workspace: Workspace, deployed: EvidenceStore) -> dict[str, SignedEvidence]:
     """The evidence of every step: the channel's own up to the deployment, the latest that fits after it."""
-    evidence = {}
+    evidence: dict[str, SignedEvidence] = {}
     for spec in step_specs():
         found = _latest_on(workspace, spec.name, evidence) if "deploy" in spec.inputs else deployed.current(spec.name)
         if found is None:

@@ -87,7 +87,16 @@ def main(workspace: Workspace, dataset: Path | None) -> int:
     print(f"  {verification.summary()}")
     page = report.write(workspace, {"standard": refused, "robust": _outcome(robust)}, forgery, verification)
     print(f"  {versioning.snapshot(workspace) or 'DVC is not installed: artifacts are not versioned'}")
-    _table(workspace, refused, _outcome(robust), forgery, verification, page, time.monotonic() - started)
+    _table(
+        workspace,
+        refused,
+        _outcome(robust),
+        forgery,
+        verification,
+        page,
+        [*standard, *robust],
+        time.monotonic() - started,
+    )
     shown = [
         _poison_named(workspace),
         refused["verdict"] != "pass",
@@ -111,7 +120,7 @@ def _own_data(workspace: Workspace, dataset: Path) -> int:
     outcome = _outcome(runs)
     verification = audit.verify_everything(workspace)
     page = report.write(workspace, {"detector": outcome}, None, verification)
-    _table(workspace, None, outcome, None, verification, page, sum(run.seconds for run in runs))
+    _table(workspace, None, outcome, None, verification, page, runs, sum(run.seconds for run in runs))
     runs[-2].require()
     return 0 if verification.ok else 4
 
@@ -190,6 +199,7 @@ def _table(
     forgery: str | None,
     verification: audit.Verification,
     page: Path,
+    runs: Sequence[Run],
     seconds: float,
 ) -> None:
     reused = all(detector["reused"] for detector in (refused, outcome) if detector)
@@ -216,6 +226,7 @@ def _table(
         ("chain verified", f"{'yes' if verification.ok else 'NO'}: {verification.summary()}"),
         ("report", _shown(page)),
         ("evidence", _shown(workspace.home / "evidence")),
+        ("evidence cost", _cost(runs)),
         ("took", f"{seconds:.0f} s" + (" (nothing had changed: evidence reused)" if reused else "")),
         ("next", f"{program} serve   |   make ui   |   {program} verify   |   {program} bundle audit/"),
     ]
@@ -223,6 +234,13 @@ def _table(
     for name, text in rows:
         print(f"{name:22} {text}")
     sys.stdout.flush()
+
+
+def _cost(runs: Sequence[Run]) -> str:
+    spent, evidence = sum(run.cpu_seconds for run in runs), sum(run.evidence_cpu_seconds for run in runs)
+    return (
+        f"{evidence:.1f} of {spent:.0f} s of processor time ({evidence / max(spent, 0.01):.1%}) to verify, sign and log"
+    )
 
 
 def _numbers(numbers: Mapping[str, Any]) -> str:

@@ -13,10 +13,12 @@ repeated, and the result says so. Killed anywhere, the next run finishes the wor
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from secpipeline.provenance.keys import LOG
 from secpipeline.provenance.layout import StepSpec
 from secpipeline.provenance.memory import Memory
 from secpipeline.provenance.report import Report
+from secpipeline.provenance.statements import VERIFICATION_SUMMARY
 from secpipeline.provenance.trust import Trust
 from secpipeline.provenance.verification import Expectations, revocation_of, verify_chain
 from secpipeline.stages import predicates
@@ -37,7 +40,6 @@ from secpipeline.stages.localise import explain
 from secpipeline.stages.table import (
     REVOKED_SOURCES,
     STAGES,
-    VERIFICATION_SUMMARY,
     Stage,
     stage_named,
     upstream,
@@ -64,6 +66,9 @@ class Run:
         Why the chain must not go on; empty if it may.
     seconds
         Wall time.
+    cpu_seconds, evidence_cpu_seconds
+        Processor time of all of it, and of all but the stage's own computing: what verifying, storing, signing and
+        logging cost.
     """
 
     stage: Stage
@@ -72,6 +77,8 @@ class Run:
     reused: bool
     refusal: tuple[str, ...]
     seconds: float
+    cpu_seconds: float
+    evidence_cpu_seconds: float
 
     @property
     def digest(self) -> str:
@@ -96,6 +103,7 @@ class _Computation:
     inputs: Mapping[str, Mapping[str, str]]
     attestations: Mapping[str, str]
     trust: Trust
+    clock: _Clock
 
     @property
     def materials(self) -> dict[str, str]:
@@ -131,6 +139,31 @@ class _Computation:
         return self.workspace.home / "runs" / f"{self.key}.json"
 
 
+class _Clock:
+    """Processor time of this process and its children, and how much of it went into computing."""
+
+    def __init__(self) -> None:
+        self._started = _cpu_seconds()
+        self.computing_seconds = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return _cpu_seconds() - self._started
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        started = _cpu_seconds()
+        try:
+            yield
+        finally:
+            self.computing_seconds += _cpu_seconds() - started
+
+
+def _cpu_seconds() -> float:
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
 @dataclass(frozen=True)
 class _Begun:
     """What is read before a stage computes, because code that is edited meanwhile is not the code that runs."""
@@ -159,10 +192,10 @@ def run(workspace: Workspace, name: str, overrides: Mapping[str, Any] | None = N
     InputError, IntegrityError
         If what the stage reads cannot be used.
     """
-    started = time.monotonic()
+    started, clock = time.monotonic(), _Clock()
     stage = stage_named(name)
     with workspace.lock():
-        computation = _bind(workspace, stage, overrides, workspace.trust())
+        computation = _bind(workspace, stage, overrides, clock)
         record = _reusable(computation)
         reused = record is not None
         if record is None:
@@ -172,7 +205,17 @@ def run(workspace: Workspace, name: str, overrides: Mapping[str, Any] | None = N
         _refuse_revoked(computation, record)
         _publish(computation, record)
     refusal = tuple(record["refusal"])
-    return Run(stage, record["files"], record["summary"], reused, refusal, time.monotonic() - started)
+    spent = clock.seconds
+    return Run(
+        stage=stage,
+        files=record["files"],
+        summary=record["summary"],
+        reused=reused,
+        refusal=refusal,
+        seconds=time.monotonic() - started,
+        cpu_seconds=spent,
+        evidence_cpu_seconds=spent - clock.computing_seconds,
+    )
 
 
 def run_chain(
@@ -223,7 +266,8 @@ def verify(
     return report
 
 
-def _bind(workspace: Workspace, stage: Stage, overrides: Mapping[str, Any] | None, trust: Trust) -> _Computation:
+def _bind(workspace: Workspace, stage: Stage, overrides: Mapping[str, Any] | None, clock: _Clock) -> _Computation:
+    trust = workspace.trust()
     earlier = upstream(stage.name)
     chain = verify(workspace, tuple(step.name for step in earlier)) if earlier else None
     if chain is not None:
@@ -241,6 +285,7 @@ def _bind(workspace: Workspace, stage: Stage, overrides: Mapping[str, Any] | Non
         inputs={name: current[name].files(name) for name in stage.inputs},
         attestations={name: sha256_bytes(evidence.statement) for name, evidence in current.items()},
         trust=trust,
+        clock=clock,
     )
 
 
@@ -311,7 +356,8 @@ def _outputs(computation: _Computation, out: Path) -> tuple[StageResult, dict[st
         files=computation.files,
         revoked_sources=computation.trust.revoked_sources(),
     )
-    result = stage.compute(context)
+    with computation.clock.computing():
+        result = stage.compute(context)
     summary = {**result.summary, "pictures": list(result.pictures)}
     context.write_json("summary.json", summary)
     return result, summary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def add_commands(add: Add) -> None:
     add_freshness(verify)
     trace = add("trace", _trace, "where a file came from, or with --down what came from it, from signed links alone")
     trace.add_argument("target", nargs="?", help="a file, or 8 or more hex digits of its SHA-256")
-    trace.add_argument("--source", help="instead of a file: all images of a source")
+    trace.add_argument("--source", help="instead of a file: which deployments contain images of a source")
     trace.add_argument("--release", default="", help="with --source: of one release, by the SHA-256 of dataset.sha256")
     trace.add_argument("--down", action="store_true", help="what came from it")
     trace.add_argument("--json", action="store_true", help="print the tree as JSON")
@@ -73,12 +74,20 @@ def _trace(options: argparse.Namespace) -> int:
     workspace = open_workspace(options)
     history = trace.History.read(workspace.evidence, workspace.trust(), step_specs())
     roots = _roots(options, history)
-    branches = history.downstream(roots) if options.down else history.upstream(roots)
     if options.svg:
         from secpipeline.provenance.lineage_picture import svg
 
-        write_atomic(options.svg, svg(branches).encode())
-    print(json.dumps([b.to_json() for b in branches], indent=2) if options.json else trace.tree(branches))
+        shown = history.reached(roots) if options.down else history.origins(roots)
+        write_atomic(options.svg, svg(history, shown, step_specs()).encode())
+    found: Sequence[Any]
+    if options.source is not None:
+        phases = trace.Phases("ingest", "curate", "deploy/detector.onnx")
+        found = history.contributions(options.source, options.release, phases=phases)
+        text = trace.table(found)
+    else:
+        found = history.downstream(roots) if options.down else history.upstream(roots)
+        text = trace.tree(found)
+    print(json.dumps([one.to_json() for one in found], indent=2) if options.json else text)
     return 0
 
 
@@ -90,7 +99,8 @@ def _roots(options: argparse.Namespace, history: Any) -> Any:
     if options.source is not None:
         return history.contributed(options.source, options.release)
     path = Path(options.target)
-    return history.makers(sha256_file(path) if path.is_file() else options.target)
+    digest = sha256_file(path) if path.is_file() else options.target
+    return (options.down and history.touched(digest)) or history.makers(digest)
 
 
 def _bundle(options: argparse.Namespace) -> int:

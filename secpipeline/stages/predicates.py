@@ -15,13 +15,13 @@ from typing import Any
 
 from secpipeline.digests import canonical_json, sha256_bytes
 from secpipeline.provenance import statements
+from secpipeline.provenance.statements import VERIFICATION_SUMMARY
 from secpipeline.stages.context import StageResult
 from secpipeline.stages.table import (
     LABEL_AUDIT,
     PROVENANCE,
     ROBUSTNESS,
     TEST_RESULT,
-    VERIFICATION_SUMMARY,
     Stage,
 )
 

@@ -12,9 +12,10 @@ from secpipeline.digests import canonical_json, sha256_bytes
 from secpipeline.errors import AttestationError, InputError
 from secpipeline.provenance import statements
 from secpipeline.provenance.evidence import EvidenceStore
+from secpipeline.provenance.statements import VERIFICATION_SUMMARY
 from secpipeline.stages import predicates
 from secpipeline.stages.context import StageResult
-from secpipeline.stages.table import BY_NAME, PROVENANCE, STAGES, TEST_RESULT, VERIFICATION_SUMMARY, upstream
+from secpipeline.stages.table import BY_NAME, PROVENANCE, STAGES, TEST_RESULT, upstream
 
 DIGEST = "ab" * 32
 ENVIRONMENT = {
