@@ -19,7 +19,7 @@ from secpipeline.provenance.report import Report
 from secpipeline.provenance.verification import Expectations
 from secpipeline.stages import deploy
 from secpipeline.stages.table import STAGES
-from secpipeline.workspace import Workspace, step_specs
+from secpipeline.workspace import Workspace
 
 _SHA256_LENGTH = 64
 
@@ -150,7 +150,7 @@ def verify_channel(workspace: Workspace, name: str, asked: Asked) -> Report:
 
 def verify_bundle(directory: Path, owners: Sequence[SSlibKey], asked: Asked) -> Named:
     """Verify a bundle, by the owners' public keys."""
-    return Named(str(directory), bundle.verify(directory, owners, step_specs(), asked.of_the_log(None)))
+    return Named(str(directory), bundle.verify(directory, owners, asked.of_the_log(None)))
 
 
 def verify_target(workspace: Workspace, target: str, asked: Asked) -> Named:

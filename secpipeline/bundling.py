@@ -35,7 +35,8 @@ def export(workspace: Workspace, channel: str, out: Path, since: Path | None = N
     Raises
     ------
     InputError
-        If nothing is deployed there, ``out`` is in use, or monitoring has not run on this deployment.
+        If nothing is deployed there, ``out`` is in use, monitoring has not run on this deployment, or a key that signed
+        for it was revoked since.
     AttestationError
         If the channel or the bundle does not verify.
     """
@@ -53,7 +54,7 @@ def export(workspace: Workspace, channel: str, out: Path, since: Path | None = N
         since=_checkpoint(since),
     )
     bundle.write(contents, workspace.ring(), out)
-    bundle.verify(out, workspace.ring().owners(), step_specs()).require()
+    bundle.verify(out, workspace.ring().owners()).require()
 
 
 def _checkpoint(path: Path | None) -> bytes | None:
@@ -67,10 +68,13 @@ def _checkpoint(path: Path | None) -> bytes | None:
 def _behind(workspace: Workspace, deployed: EvidenceStore) -> dict[str, SignedEvidence]:
     """The evidence of every step: the channel's own up to the deployment, the latest that fits after it."""
     evidence: dict[str, SignedEvidence] = {}
+    revoked = workspace.trust().revoked_keys()  # public verifiers know keys, but not when they were revoked
     for spec in step_specs():
         found = _latest_on(workspace, spec.name, evidence) if "deploy" in spec.inputs else deployed.current(spec.name)
         if found is None:
             raise InputError(f"{spec.name} has not run on this deployment; run `secpipeline run {spec.name}`")
+        if found.signers() & revoked:
+            raise InputError(f"{spec.name}: signed by a key that was revoked since; run the chain again, then bundle")
         evidence[spec.name] = found
     return evidence
 

@@ -308,7 +308,8 @@ def _reusable(computation: _Computation) -> dict[str, Any] | None:
         return None  # a damaged record saves no work; computing again replaces it
     if evidence is None or not computation.workspace.store.has(record["files"]):
         return None
-    return record
+    # What a revoked key signed before it was revoked still counts, but nobody should go on resting on it.
+    return None if evidence.signers() & computation.trust.revoked_keys() else record
 
 
 def _compute(computation: _Computation) -> dict[str, Any]:

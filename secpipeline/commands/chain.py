@@ -76,6 +76,7 @@ def _serve(options: argparse.Namespace) -> int:
     import uvicorn
 
     from secpipeline.deployment.serving import create_app
+    from secpipeline.stages import deploy
     from secpipeline.workspace import step_specs
 
     workspace = open_workspace(options)
@@ -83,7 +84,7 @@ def _serve(options: argparse.Namespace) -> int:
         workspace.channels / options.channel,
         workspace.ring().owners(),
         step_specs(),
-        workspace.memory / "channels" / options.channel,
+        deploy.memory(workspace, options.channel),
         at_least_version=at_least_version(options),
         max_age=max_age(options),
     )

@@ -42,6 +42,7 @@ from secpipeline.provenance.report import Report
 from secpipeline.store import write_atomic
 
 # Called with the files, their evidence store and the directory of revocations, or none if nothing was revoked.
+DEPLOY_POINTER = "current/deploy.json"
 Verify = Callable[[Path, Path, Path | None], Report]
 
 
@@ -101,7 +102,8 @@ def activate(
         digests = tree_files(files)
         if not digests:
             raise InputError(f"{files}: there is nothing to deploy; run the stage deploy again")
-        if state is not None and _still_stands(repository, state, digests, verify, revocations):
+        same = state is not None and _same_evidence(place(repository.directory, state.record.version), evidence)
+        if state is not None and same and _still_stands(repository, state, digests, verify, revocations):
             return _keep(repository, state)
         with repository.staging() as fresh:
             staged = fresh / "deployment"
@@ -233,6 +235,13 @@ def _still_stands(
         return False
     active = place(repository.directory, record.version)
     return verify(active / "files", active / "evidence", _revocations(repository, record)).ok
+
+
+def _same_evidence(active: Path, evidence: Path) -> bool:
+    """Whether the deployment step's own evidence, which names all that it rests on, is the one that is published."""
+    published = active / "evidence" / DEPLOY_POINTER
+    offered = evidence / DEPLOY_POINTER
+    return published.is_file() and offered.is_file() and published.read_bytes() == offered.read_bytes()
 
 
 def _keep(repository: Repository, state: State) -> Deployment:

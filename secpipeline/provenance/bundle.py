@@ -1,7 +1,7 @@
 """One deployment's evidence as a folder that an auditor takes away and checks with public tools.
 
 >>> write(Contents(...), ring, Path("bundle-production"))                # doctest: +SKIP
->>> verify(Path("bundle-production"), owners, specs).ok                  # doctest: +SKIP
+>>> verify(Path("bundle-production"), owners).ok                         # doctest: +SKIP
 True
 """
 
@@ -25,7 +25,7 @@ from secpipeline.provenance import bill_of_materials, envelopes, guide, merkle, 
 from secpipeline.provenance import trust as trusts
 from secpipeline.provenance.evidence import LAYOUT, TRUST, EvidenceStore, SignedEvidence
 from secpipeline.provenance.keys import LOG, OWNERS, KeyRing, public_pem, read_public_key
-from secpipeline.provenance.layout import INSPECTION, StepSpec
+from secpipeline.provenance.layout import INSPECTION, StepSpec, read_steps, steps_bytes
 from secpipeline.provenance.log import CHECKPOINT, CHECKPOINT_TYPE, Checkpoint, LogView
 from secpipeline.provenance.log import LOG as LOG_FILE
 from secpipeline.provenance.report import Refusal, Report
@@ -33,6 +33,7 @@ from secpipeline.provenance.trust import Trust
 from secpipeline.provenance.verification import Expectations, verify_chain
 from secpipeline.store import write_atomic
 
+STEPS = "steps.json"
 SUMS, SUMS_SIGNATURE = "SHA256SUMS", "SHA256SUMS.sig"
 BILL, MODEL_SIGNATURE = "bill-of-materials.cdx.json", "model.sig"
 DEPLOYED, RELEASER = "deploy", "releaser"
@@ -128,6 +129,7 @@ def _write(contents: Contents, ring: KeyRing, out: Path) -> None:
         write_atomic(out / f"manifests/{spec.name}.sha256", manifest_bytes(subjects))
     for name in (LAYOUT, TRUST, LOG_FILE, CHECKPOINT):
         write_atomic(out / name, (contents.store.directory / name).read_bytes())
+    write_atomic(out / STEPS, steps_bytes(contents.specs))
     _write_proofs(contents, out)
     carried = {name: path.read_bytes() for name, path in contents.files.items()}
     for name, data in {**_key_files(contents.trust, ring.owners()), **carried, **contents.project}.items():
@@ -218,10 +220,10 @@ def _signing_owners(out: Path) -> list[str]:
     return [name for name in names if read_public_key(out / name).keyid in signers]
 
 
-def verify(
-    directory: Path, owners: Sequence[SSlibKey], specs: Sequence[StepSpec], expect: Expectations | None = None
-) -> Report:
+def verify(directory: Path, owners: Sequence[SSlibKey], expect: Expectations | None = None) -> Report:
     """Verify a bundle: the chain in it, its list of files, its bill of materials and its model's signature.
+
+    The chain is held to the steps that the owners signed for it, so that a bundle of an earlier version still verifies.
 
     Parameters
     ----------
@@ -229,11 +231,13 @@ def verify(
         The bundle.
     owners
         The owners' public keys, as they gave them to you; those in the bundle prove nothing.
-    specs
-        The steps of the chain.
     expect
         Freshness.
     """
+    try:
+        specs = read_steps((directory / STEPS).read_bytes())
+    except (AttestationError, OSError) as error:
+        return Report((Refusal("layout-malformed", "", STEPS, str(error)),), (), 0)
     places = {name: directory / name for name in CARRIED_WHOLE if (directory / name).is_dir()}
     report = verify_chain(BundleEvidence(directory), None, owners, specs, files=places, expect=expect)
     checks = _BundleChecks(directory, owners, specs, report)

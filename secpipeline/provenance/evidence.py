@@ -51,6 +51,13 @@ class SignedEvidence:
         made = [entry for entry in subjects if entry["name"].startswith(f"{stage}/")]
         return {entry["name"].removeprefix(f"{stage}/"): entry["digest"]["sha256"] for entry in made}
 
+    def signers(self) -> frozenset[str]:
+        """The key ids that stand in the envelopes; as :meth:`files`, this does not verify."""
+        envelope_files = (self.statement, *self.links)
+        return frozenset(
+            signature["keyid"] for data in envelope_files for signature in envelopes.parse_object(data)["signatures"]
+        )
+
     def digests(self) -> dict[str, Any]:
         """SHA-256 of each envelope, as the log and the pointers write them."""
         return {"statement": sha256_bytes(self.statement), "links": [sha256_bytes(link) for link in self.links]}
@@ -197,7 +204,7 @@ class EvidenceStore:
         path = self._pointer(stage)
         if not path.is_file():
             return None
-        evidence = self.find(envelopes.parse_object(path.read_bytes()))
+        evidence = self.find(envelopes.parse_object(envelopes.read_file(path)))
         if evidence is None:
             raise AttestationError(
                 "evidence-missing", f"{stage}: an envelope it names is missing or changed in history/"
@@ -225,7 +232,7 @@ class EvidenceStore:
         if not _SHA256.fullmatch(digest):
             return None
         path = self._history(digest)
-        data = path.read_bytes() if path.is_file() else b""
+        data = envelopes.read_file(path) if path.is_file() else b""
         return data if sha256_bytes(data) == digest else None
 
     def read_log(self, keys: Sequence[Key], origin: str) -> LogView:

@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from securesystemslib.signer import SSlibKey
 
-from secpipeline.digests import canonical_json
+from secpipeline.digests import canonical_json, check_name, sha256_bytes
+from secpipeline.errors import AttestationError, InputError
 from secpipeline.provenance import envelopes
 from secpipeline.provenance.keys import KeyRing
 from secpipeline.provenance.trust import owner_signers
 
 INSPECTION = "gate-passed"
 LIFETIME = dt.timedelta(days=30)
-_README = "Steps of the secpipeline chain. The owners' signatures on this file are the root of trust of every verdict."
+_README = (
+    "Steps of the secpipeline chain. The owners' signatures on this file are the root of trust of every verdict. "
+    "SHA-256 of the steps' full description, steps.json: "
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,35 @@ class StepSpec:
         return f"attestations/{self.name}.dsse.json"
 
 
+def steps_bytes(specs: Sequence[StepSpec]) -> bytes:
+    """The full description of the steps, which a layout alone does not hold; its digest stands in the layout."""
+    return canonical_json({"steps": [asdict(spec) for spec in specs]})
+
+
+def read_steps(data: bytes) -> tuple[StepSpec, ...]:
+    """The steps of a chain from their description.
+
+    Raises
+    ------
+    AttestationError
+        With code ``layout-malformed``.
+    """
+    try:
+        steps = envelopes.parse_object(data)["steps"]
+        specs = tuple(StepSpec(**{name: _frozen(value) for name, value in step.items()}) for step in steps)
+        for spec in specs:
+            check_name(spec.name)
+    except (AttestationError, InputError, KeyError, TypeError, AttributeError) as error:
+        raise AttestationError("layout-malformed", f"the description of the steps cannot be read ({error})") from error
+    if steps_bytes(specs) != data:
+        raise AttestationError("layout-malformed", "the description of the steps is not in its one canonical form")
+    return specs
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def render(specs: Sequence[StepSpec], keys: Mapping[str, Sequence[SSlibKey]], expires: dt.datetime) -> dict[str, Any]:
     """The layout as in-toto 0.9 JSON.
 
@@ -85,7 +118,7 @@ def render(specs: Sequence[StepSpec], keys: Mapping[str, Sequence[SSlibKey]], ex
     known = {key.keyid: key for spec in specs for role in spec.roles for key in keys[role]}
     return {
         "_type": "layout",
-        "readme": _README,
+        "readme": _README + sha256_bytes(steps_bytes(specs)),
         "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "keys": {keyid: {"keyid": keyid, **key.to_dict()} for keyid, key in sorted(known.items())},
         "steps": [_step(spec, [key.keyid for role in spec.roles for key in keys[role]]) for spec in specs],

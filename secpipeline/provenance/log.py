@@ -232,10 +232,11 @@ class Log:
         checkpoint = _open_checkpoint(signed, keys)
         if checkpoint.origin != origin:
             raise AttestationError("log-origin", f"{self.path}: is the log {checkpoint.origin!r}, not {origin!r}")
-        data = self.path.read_bytes()
-        if len(data) < checkpoint.length:
-            raise self._truncated(len(data), checkpoint)
-        lines = tuple(data[: checkpoint.length].splitlines(keepends=True))
+        with self.path.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            if length < checkpoint.length:
+                raise self._truncated(length, checkpoint)
+            lines = tuple(file.read(checkpoint.length).splitlines(keepends=True))
         leaves = tuple(merkle.leaf_hash(line) for line in lines)
         if merkle.frontier(leaves) != checkpoint.frontier:
             raise AttestationError("log-changed", f"{self.path}: its entries are not those that the checkpoint covers")

@@ -202,6 +202,12 @@ class Trust:
                     raise AttestationError(*_out_of_time(role, period, entry)) from error
             raise AttestationError("signature", f"{role}: {error.message}") from error
 
+    def revoked_keys(self) -> frozenset[str]:
+        """The ids of the keys that were revoked."""
+        return frozenset(
+            period.key.keyid for periods in self.roles.values() for period in periods if period.ended == REVOKED
+        )
+
     def revoked_sources(self) -> dict[str, str]:
         """The reason by name of each revoked source."""
         return {r.name: r.reason for r in self.revoked if r.kind == SOURCE}

@@ -11,7 +11,7 @@ from typing import Any
 
 from secpipeline.deployment import channel
 from secpipeline.deployment.client import Deployment, open_channel
-from secpipeline.digests import check_name, sha256_file
+from secpipeline.digests import check_name, sha256_bytes, sha256_file
 from secpipeline.errors import AttestationError
 from secpipeline.provenance.evidence import EvidenceStore
 from secpipeline.provenance.report import Refusal, Report
@@ -61,7 +61,7 @@ def after(workspace: Any) -> None:
         workspace.home / "evidence",
         workspace.ring(),
         partial(verify_deployment, workspace),
-        _memory(workspace, record["channel"]),
+        memory(workspace, record["channel"]),
         policy=_policy(workspace),
     )
 
@@ -113,7 +113,7 @@ def active(
     return open_channel(
         workspace.channels / check_name(name),
         workspace.ring().owners(),
-        _memory(workspace, name),
+        memory(workspace, name),
         at_least_version=at_least_version,
         max_age=max_age,
     )
@@ -133,7 +133,7 @@ def rollback(workspace: Any, name: str) -> str:
         One line that says what is active now.
     """
     active = channel.rollback(
-        workspace.channels, name, workspace.ring(), partial(verify_deployment, workspace), _memory(workspace, name)
+        workspace.channels, name, workspace.ring(), partial(verify_deployment, workspace), memory(workspace, name)
     )
     return f"{name}: version {active.version} is active again"
 
@@ -146,7 +146,7 @@ def refresh(workspace: Any, name: str) -> str:
     str
         One line that says until when.
     """
-    active = channel.refresh(workspace.channels, name, workspace.ring(), _memory(workspace, name))
+    active = channel.refresh(workspace.channels, name, workspace.ring(), memory(workspace, name))
     return f"{name}: version {active.version} is active; valid until {active.expires:%Y-%m-%d %H:%M} UTC"
 
 
@@ -160,10 +160,12 @@ def publish_revocations(workspace: Any, revocations: Mapping[str, bytes]) -> tup
     """
     names = serving(workspace)
     for name in names:
-        channel.publish_revocations(workspace.channels, name, workspace.ring(), revocations, _memory(workspace, name))
+        channel.publish_revocations(workspace.channels, name, workspace.ring(), revocations, memory(workspace, name))
     return names
 
 
-def _memory(workspace: Any, name: str) -> Path:
-    memory: Path = workspace.memory / "channels" / check_name(name)
-    return memory
+def memory(workspace: Any, name: str) -> Path:
+    """What this machine remembers of a channel; another home may have a channel of the same name."""
+    home = sha256_bytes(str(workspace.home).encode())[:12]
+    place: Path = workspace.memory / "channels" / home / check_name(name)
+    return place

@@ -55,7 +55,7 @@ def test_the_deployment_alone_with_a_failed_gate_is_refused_and_deploys_nothing(
     assert not result.success
     failure = result.get_step_failure_events()[0].event_specific_data
     assert "inconclusive" in failure.user_failure_data.description
-    assert not list(chain.channels.glob("*/current.json"))
+    assert not list(chain.channels.glob("*/1.root.json"))
 
 
 def test_a_verdict_other_than_pass_fails_its_blocking_check_with_the_reasons(chain):

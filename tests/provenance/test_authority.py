@@ -513,7 +513,7 @@ COMMANDS = {
     **{
         f"keys rotate {role}": (
             lambda own, role=role: rotate(own, role),
-            lambda own, role=role: own.trust().current(role) == own.ring.public(role),
+            lambda own, role=role: [p.key for p in own.trust().roles[role]][1:] == [own.ring.public(role)],
         )
         for role in ("trainer", "log")
     },

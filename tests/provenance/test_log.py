@@ -367,6 +367,10 @@ def test_a_checkpoint_whose_length_or_size_is_not_that_of_its_entries_is_refused
         assert read_code(kept) == "log-changed"
     sign_checkpoint(kept, lines, size=6)
     assert read_code(kept) == "log-changed"
+    for length in (len(b"".join(lines)) + 1, 2**62, 10**30):
+        sign_checkpoint(kept, lines, bytes=length)
+        assert read_code(kept) == "log-truncated"
+        assert code(lambda: kept.append(entry(5), SIGNER)) == "log-truncated"
 
 
 VALUES = st.recursive(

@@ -38,7 +38,7 @@ def test_too_few_images_are_inconclusive_and_deploy_nothing(chain):
     assert any("images" in reason for reason in outcome.summary["reasons"])
     with pytest.raises(GateRefused, match="inconclusive"):
         runner.run(chain, "deploy").require()
-    assert not list(chain.channels.glob("*/current.json"))
+    assert not list(chain.channels.glob("*/1.root.json"))
 
 
 def test_unchanged_stages_reuse_their_evidence(chain):
@@ -120,7 +120,7 @@ def test_a_forged_verdict_that_nobody_signed_deploys_nothing(chain):
     overwrite(path, json.dumps(verdict).encode())
     with pytest.raises(AttestationError, match=r"gate/verdict\.json"):
         runner.run(chain, "deploy")
-    assert not list(chain.channels.glob("*/current.json"))
+    assert not list(chain.channels.glob("*/1.root.json"))
 
 
 def test_a_damaged_output_is_rebuilt_by_running_its_stage_again(chain):

@@ -9,6 +9,7 @@ from secpipeline.cli import main
 from secpipeline.deployment.serving import create_app
 from secpipeline.errors import AttestationError, InputError, SecpipelineError
 from secpipeline.provenance.trust import Revocation
+from secpipeline.stages import deploy
 from secpipeline.stages.table import STAGES
 from secpipeline.workspace import step_specs
 
@@ -25,8 +26,8 @@ def digest(workspace, name):
 
 
 def serve(workspace):
-    memory = workspace.memory / "channels/production"
-    return create_app(workspace.channels / "production", workspace.ring().owners(), step_specs(), memory)
+    directory, memory = workspace.channels / "production", deploy.memory(workspace, "production")
+    return create_app(directory, workspace.ring().owners(), step_specs(), memory)
 
 
 def command(workspace, *arguments):
