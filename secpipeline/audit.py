@@ -14,6 +14,7 @@ from secpipeline import runner
 from secpipeline.digests import sha256_file
 from secpipeline.errors import InputError
 from secpipeline.provenance import bundle
+from secpipeline.provenance.log import Checkpoint
 from secpipeline.provenance.memory import Memory
 from secpipeline.provenance.report import Report
 from secpipeline.provenance.verification import Expectations
@@ -36,16 +37,20 @@ class Asked:
         How long ago the log or the channel may have been signed.
     at_least_version
         Entries that the log, or version that the channel's metadata, must have.
+    since
+        An earlier checkpoint that the log must continue.
     """
 
     full: bool = False
     max_age: dt.timedelta | None = None
     at_least_version: int | None = None
+    since: Checkpoint | None = None
 
     def of_the_log(self, memory: Memory | None) -> Expectations:
         """What is asked of a log."""
         return Expectations(
             memory=memory,
+            since=self.since,
             max_age=self.max_age,
             at_least_version=self.at_least_version,
             whole_history=memory is not None,

@@ -228,7 +228,7 @@ def _table(
         ("evidence", _shown(workspace.home / "evidence")),
         ("evidence cost", _cost(runs)),
         ("took", f"{seconds:.0f} s" + (" (nothing had changed: evidence reused)" if reused else "")),
-        ("next", f"{program} serve   |   make ui   |   {program} verify   |   {program} bundle audit/"),
+        ("next", f"{program} serve   |   make ui   |   {program} verify   |   {program} bundle --to audit"),
     ]
     print()
     for name, text in rows:

@@ -23,6 +23,7 @@ def add_commands(add: Add) -> None:
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
     verify.add_argument("--full", action="store_true", help="hash every byte again, also of unchanged files")
     verify.add_argument("--owners", type=Path, metavar="FOLDER", help="a bundle's owners, owner-*.pem; default: yours")
+    verify.add_argument("--since", type=Path, metavar="CHECKPOINT", help="refuse a log that does not continue this one")
     add_freshness(verify)
     trace = add("trace", _trace, "where a file came from, or with --down what came from it, from signed links alone")
     trace.add_argument("target", nargs="?", help="a file, or 8 or more hex digits of its SHA-256")
@@ -42,8 +43,10 @@ def add_commands(add: Add) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from secpipeline import audit
 
-    asked = audit.Asked(options.full, max_age(options), at_least_version(options))
+    asked = audit.Asked(options.full, max_age(options), at_least_version(options), _checkpoint(options.since))
     report: Any
+    if options.target is None and asked.at_least_version is not None:
+        raise InputError("--at-least-version: the log and the channels count apart; name a channel, a bundle or a file")
     if options.target is None:
         report = audit.verify_everything(open_workspace(options), asked)
     elif (Path(options.target) / "root.layout").is_file():
@@ -52,6 +55,16 @@ def _verify(options: argparse.Namespace) -> int:
         report = audit.verify_target(open_workspace(options), options.target, asked)
     print(json.dumps(report.to_json(), indent=2, sort_keys=True) if options.json else report.text())
     return 0 if report.ok else 4
+
+
+def _checkpoint(path: Path | None) -> Any:
+    from secpipeline.provenance.log import read_checkpoint
+
+    if path is None:
+        return None
+    if not path.is_file():
+        raise InputError(f"{path}: not found; give the checkpoint.dsse.json of an earlier bundle")
+    return read_checkpoint(path.read_bytes())
 
 
 def _owners(options: argparse.Namespace) -> Any:

@@ -56,11 +56,14 @@ def _add_places(command: argparse.ArgumentParser, prefix: str) -> None:
 
 def _layout(options: argparse.Namespace) -> int:
     from secpipeline.provenance import authority
+    from secpipeline.stages import deploy
     from secpipeline.workspace import step_specs
 
     workspace = open_workspace(options)
     with workspace.lock():
         authority.renew(workspace.evidence, workspace.ring(), step_specs())
+        if (workspace.store.artifacts / "deploy/deployment.json").is_file():
+            deploy.after(workspace)  # what is served is held to the new layout too
     print(f"signed {workspace.evidence.layout}")
     return 0
 
@@ -131,8 +134,9 @@ def _revoke_key(options: argparse.Namespace) -> int:
             workspace.evidence, workspace.ring(), step_specs(), options.role, options.reason, options.entry
         )
         _publish(workspace)
-    ended = said.roles[options.role][-1]
-    print(f"{options.role}: what {ended.key.keyid[:16]} signed from entry {ended.end} of the log on is refused")
+    ended = [(p.end, p.key.keyid) for p in said.roles[options.role] if p.reason == options.reason and p.end is not None]
+    entry, keyid = max(ended)
+    print(f"{options.role}: what {keyid[:16]} signed from entry {entry} of the log on is refused")
     print(f"give it a new one with `secpipeline keys rotate {options.role}`")
     return 0
 

@@ -42,7 +42,8 @@ from secpipeline.provenance.report import Report
 from secpipeline.store import write_atomic
 
 # Called with the files, their evidence store and the directory of revocations, or none if nothing was revoked.
-DEPLOY_POINTER = "current/deploy.json"
+# What must be the same for a deployment to be published already: its own evidence and the layout it is held to.
+_EVIDENCE_NAMES = ("current/deploy.json", "root.layout")
 Verify = Callable[[Path, Path, Path | None], Report]
 
 
@@ -238,10 +239,9 @@ def _still_stands(
 
 
 def _same_evidence(active: Path, evidence: Path) -> bool:
-    """Whether the deployment step's own evidence, which names all that it rests on, is the one that is published."""
-    published = active / "evidence" / DEPLOY_POINTER
-    offered = evidence / DEPLOY_POINTER
-    return published.is_file() and offered.is_file() and published.read_bytes() == offered.read_bytes()
+    """Whether the deployment step's own evidence, which names all that it rests on, is published with this layout."""
+    pairs = [(active / "evidence" / name, evidence / name) for name in _EVIDENCE_NAMES]
+    return all(old.is_file() and new.is_file() and old.read_bytes() == new.read_bytes() for old, new in pairs)
 
 
 def _keep(repository: Repository, state: State) -> Deployment:

@@ -26,7 +26,7 @@ from secpipeline.provenance import trust as trusts
 from secpipeline.provenance.evidence import LAYOUT, TRUST, EvidenceStore, SignedEvidence
 from secpipeline.provenance.keys import LOG, OWNERS, KeyRing, public_pem, read_public_key
 from secpipeline.provenance.layout import INSPECTION, StepSpec, read_steps, steps_bytes
-from secpipeline.provenance.log import CHECKPOINT, CHECKPOINT_TYPE, Checkpoint, LogView
+from secpipeline.provenance.log import CHECKPOINT, CHECKPOINT_TYPE, Checkpoint, LogView, read_checkpoint
 from secpipeline.provenance.log import LOG as LOG_FILE
 from secpipeline.provenance.report import Refusal, Report
 from secpipeline.provenance.trust import Trust
@@ -131,15 +131,16 @@ def _write(contents: Contents, ring: KeyRing, out: Path) -> None:
         write_atomic(out / name, (contents.store.directory / name).read_bytes())
     write_atomic(out / STEPS, steps_bytes(contents.specs))
     _write_proofs(contents, out)
+    owners = {f"keys/{name}.pem": public_pem(key) for name, key in zip(OWNERS, ring.owners(), strict=True)}
     carried = {name: path.read_bytes() for name, path in contents.files.items()}
-    for name, data in {**_key_files(contents.trust, ring.owners()), **carried, **contents.project}.items():
+    for name, data in {**owners, **_key_files(contents.trust), **carried, **contents.project}.items():
         write_atomic(out / name, data)
     write_atomic(out / BILL, bill_of_materials.build(bill_of_materials.read(*_payloads(contents.evidence), out)))
     scheme, _, key = ring.uri(RELEASER).partition(":")
     if scheme == "file2":  # the model-signing tool reads keys from files alone
         model_signature.sign(out / DEPLOYED, out / MODEL_SIGNATURE, Path(key))
-    owners = _signing_owners(out)
-    write_atomic(out / guide.NAME, guide.text(owners, model_signed=scheme == "file2").encode())
+    signers = _signing_owners(out)
+    write_atomic(out / guide.NAME, guide.text(signers, model_signed=scheme == "file2").encode())
     sums = manifest_bytes(tree_files(out))
     write_atomic(out / SUMS, sums)
     write_atomic(out / SUMS_SIGNATURE, bytes.fromhex(ring.signer(RELEASER).sign(sums).signature))
@@ -193,7 +194,7 @@ def _entry(log: LogView, evidence: SignedEvidence) -> int:
 
 
 def _consistency(log: LogView, since: bytes) -> dict[str, Any]:
-    earlier = Checkpoint.parse(envelopes.read_unverified(since, CHECKPOINT_TYPE))
+    earlier = read_checkpoint(since)
     if not 1 <= earlier.size <= log.checkpoint.size or log.root_at(earlier.size) != earlier.root:
         raise AttestationError("log-forked", "the log does not continue the checkpoint that was given")
     return {
@@ -203,9 +204,9 @@ def _consistency(log: LogView, since: bytes) -> dict[str, Any]:
     }
 
 
-def _key_files(trust: Trust, owners: Sequence[SSlibKey]) -> dict[str, bytes]:
-    """The public keys in PEM by their names in the bundle."""
-    files = {f"keys/{name}.pem": public_pem(key) for name, key in zip(OWNERS, owners, strict=True)}
+def _key_files(trust: Trust) -> dict[str, bytes]:
+    """The roles' public keys in PEM by their names in the bundle."""
+    files = {}
     for role, periods in trust.roles.items():
         for period in periods:
             name = role if period.end is None else f"{role}-until-{period.end}"
@@ -294,8 +295,8 @@ class _BundleChecks:
         return trusts.read((self.directory / TRUST).read_bytes(), self.owners)
 
     def _keys(self) -> Iterator[Refusal]:
-        """The public keys in the folder are those that the owners name, and the owners' own."""
-        for name, pem in _key_files(self._trust(), self.owners).items():
+        """The roles' public keys in the folder are those that the owners name; the owners' own prove nothing here."""
+        for name, pem in _key_files(self._trust()).items():
             path = self.directory / name
             if not path.is_file() or path.read_bytes() != pem:
                 yield Refusal("bundle-file", "", name, "is not the key that the owners name", sha256_bytes(pem))

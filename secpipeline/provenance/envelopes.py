@@ -79,7 +79,9 @@ def verify(data: bytes, keys: Sequence[Key], threshold: int, payload_type: str =
         # Two ids of one key are one signer: compare the key itself.
         signed_by.add(json.dumps(key.to_dict()["keyval"], sort_keys=True))
     if threshold < 1 or len(signed_by) < threshold:
-        found = ", ".join(sorted(ascii(keyid[:8])[1:-1] for keyid in signatures)) or "nobody"  # anybody may have written it
+        found = (
+            ", ".join(sorted(ascii(keyid[:8])[1:-1] for keyid in signatures)) or "nobody"
+        )  # anybody may have written it
         wanted = ", ".join(sorted(key.keyid[:8] for key in keys))
         raise AttestationError(
             "signature",

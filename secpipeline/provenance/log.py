@@ -145,6 +145,17 @@ class LogView:
         return [digest.hex() for digest in merkle.consistency_proof(self.leaves, size)]
 
 
+def read_checkpoint(data: bytes) -> Checkpoint:
+    """A checkpoint that its reader has kept, and therefore trusts, from its envelope.
+
+    Raises
+    ------
+    AttestationError
+        If it is none.
+    """
+    return Checkpoint.parse(envelopes.read_unverified(data, CHECKPOINT_TYPE))
+
+
 class Log:
     """The log in a directory."""
 

@@ -49,6 +49,8 @@ def check_statement(spec: StepSpec, statement: Mapping[str, Any]) -> dict[str, s
     subjects: dict[str, str] = {}
     for entry in statement["subject"]:
         name, digest = entry["name"], _only_sha256(entry["name"], entry["digest"])
+        if set(entry) != {"name", "digest"}:
+            raise AttestationError("subject", f"{name}: has a name and a digest and nothing else")
         if name in subjects or not (name.startswith(f"{spec.name}/") or name in spec.about):
             raise AttestationError("subject", f"{name}: named twice, or not a product of {spec.name}")
         _require_plain_name(name, "subject")

@@ -18,7 +18,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from securesystemslib.signer import Key, Signer, SSlibKey
@@ -123,6 +123,8 @@ class Trust:
         What must no longer be used, oldest first.
     size, root
         How many entries the log had when this was signed, and the root of its tree in hex.
+    subjects
+        SHA-256 by name of what it was signed together with, once it is read: the layout.
     """
 
     version: int
@@ -131,6 +133,7 @@ class Trust:
     revoked: tuple[Revocation, ...] = ()
     size: int = 0
     root: str = merkle.Frontier().root().hex()
+    subjects: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def current(self, role: str) -> SSlibKey | None:
         """The key that a role signs with now; none after a revocation that no rotation followed."""
@@ -344,13 +347,20 @@ def read(data: bytes, owners: Sequence[Key]) -> Trust:
     if content.get("predicateType") != PREDICATE:
         raise AttestationError("trust-malformed", f"a trust document expected, not {content.get('predicateType')!r}")
     try:
-        trust = _parse(content["predicate"])
+        trust = replace(_parse(content["predicate"]), subjects=_subjects(content))
     except (KeyError, TypeError, ValueError, AttributeError, InputError) as error:
         raise AttestationError(
             "trust-malformed", f"the trust document cannot be read ({type(error).__name__}: {error})"
         ) from error
     _refuse_shared_keys(trust, owners)
     return trust
+
+
+def _subjects(content: Mapping[str, Any]) -> dict[str, str]:
+    subjects = {entry["name"]: entry["digest"]["sha256"] for entry in content["subject"]}
+    if content != statements.statement(subjects, PREDICATE, content["predicate"]):
+        raise ValueError("no Statement about a layout")
+    return subjects
 
 
 def _parse(predicate: Mapping[str, Any]) -> Trust:

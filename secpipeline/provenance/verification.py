@@ -29,10 +29,10 @@ from securesystemslib.signer import SSlibKey
 from secpipeline.digests import canonical_json, sha256_bytes, sha256_file
 from secpipeline.errors import AttestationError, SecpipelineError
 from secpipeline.provenance import envelopes, trust
-from secpipeline.provenance.evidence import AUTHORITY, RUN, EvidenceStore, SignedEvidence
+from secpipeline.provenance.evidence import AUTHORITY, LAYOUT, RUN, EvidenceStore, SignedEvidence
 from secpipeline.provenance.keys import LOG
 from secpipeline.provenance.layout import StepSpec, render
-from secpipeline.provenance.log import LogView
+from secpipeline.provenance.log import Checkpoint, LogView
 from secpipeline.provenance.memory import Memory
 from secpipeline.provenance.report import Refusal, Report
 from secpipeline.provenance.sources import source_of
@@ -68,6 +68,8 @@ class Expectations:
         How old the log's checkpoint may be.
     at_least_version
         How many entries the log must have.
+    since
+        An earlier checkpoint that the log must continue.
     latest
         Whether each step's evidence must be the last that the log has of it. The workspace's is; that of an older
         deployment need not be.
@@ -82,6 +84,7 @@ class Expectations:
     max_age: dt.timedelta | None = None
     at_least_version: int | None = None
     latest: bool = True
+    since: Checkpoint | None = None
     whole_history: bool = False
     now: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
@@ -153,7 +156,7 @@ class _Verifier:
         said: Trust | None = None
         if (documents := self._guard("", self._trust)) is not None:
             said = max(documents, key=lambda document: document.version)
-            self._guard("", functools.partial(self._layout, said))
+            self._guard("", functools.partial(self._layout, documents[0], said))
             log = self._guard("", functools.partial(self._log, documents[0], said))
             for spec in self.specs:
                 if step := self._guard(spec.name, functools.partial(self._step, spec, said, log)):
@@ -208,11 +211,12 @@ class _Verifier:
             raise AttestationError(f"trust-{error.code}", error.message) from error
         return trust.read(data, self.owners)
 
-    def _layout(self, said: Trust) -> None:
+    def _layout(self, own: Trust, said: Trust) -> None:
         if not self.store.layout.is_file():
             raise AttestationError("layout-missing", f"{self.store.layout}: not there; run `secpipeline layout`")
         try:
-            layout = envelopes.verify(envelopes.read_file(self.store.layout), self.owners, OWNER_THRESHOLD)
+            data = envelopes.read_file(self.store.layout)
+            layout = envelopes.verify(data, self.owners, OWNER_THRESHOLD)
         except AttestationError as error:
             raise AttestationError(f"layout-{error.code}", f"the layout is {error.message}") from error
         expires = dt.datetime.strptime(layout["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=dt.UTC)
@@ -225,11 +229,14 @@ class _Verifier:
             raise AttestationError("layout-key", f"the layout names the key {min(strange)[:8]}, which is no role's")
         if canonical_json(layout) != canonical_json(render(self.all_specs, keys, expires)):  # 1, 1.0 and true are equal
             raise AttestationError("layout-differs", "the layout is not that of this chain; run `secpipeline layout`")
+        if own.subjects != {LAYOUT: sha256_bytes(data)}:
+            raise AttestationError("layout-superseded", "the owners signed another layout with the trust document")
 
     def _log(self, own: Trust, said: Trust) -> LogView:
         log = self.store.read_log(said.keys(LOG), said.log)
         trust.check_log(log, own, said)
         self._check_freshness(log)
+        self._check_since(log)
         authority = next((entry for entry in reversed(log.entries) if entry["kind"] == AUTHORITY), None)
         if authority is None:
             raise AttestationError("not-logged", "the log names no layout; run `secpipeline layout`")
@@ -250,6 +257,17 @@ class _Verifier:
             raise AttestationError(
                 "too-old", f"the log has {log.checkpoint.size} entries, {self.expect.at_least_version} were asked for"
             )
+
+    def _check_since(self, log: LogView) -> None:
+        earlier = self.expect.since
+        if earlier is None:
+            return
+        if log.checkpoint.size < earlier.size:
+            raise AttestationError(
+                "log-rewound", f"the log has {log.checkpoint.size} entries, the checkpoint {earlier.size}"
+            )
+        if log.checkpoint.origin != earlier.origin or log.root_at(earlier.size) != earlier.root:
+            raise AttestationError("log-forked", "the log does not continue the checkpoint that was given")
 
     def _step(self, spec: StepSpec, said: Trust, log: LogView | None) -> Step:
         evidence = self.store.current(spec.name)
@@ -335,8 +353,11 @@ class _Verifier:
                     self._refuse("not-passed", spec.name, name, f"{judge.name} does not say that it passed")
 
     def _check_revocations(self, spec: StepSpec, step: Step, revoked: Sequence[Revocation]) -> None:
+        told = set()
         for name, digest in sorted({**step.materials, **step.subjects}.items()):
-            if revocation := revocation_of(revoked, name, digest):
+            revocation = revocation_of(revoked, name, digest)
+            if revocation is not None and revocation not in told:
+                told.add(revocation)
                 self._refuse("revoked", spec.name, name, str(revocation))
 
     def _check_history(self, log: LogView) -> None:
@@ -381,7 +402,8 @@ class _Verifier:
 def _files(directory: Path) -> Iterator[Path]:
     """Every file and every link below a directory that is none itself.
 
-    Links are not followed: what they lead to can change. A stack, because a hostile tree is deeper than Python recurses.
+    Links are not followed: what they lead to can change. A stack, because a hostile tree is deeper than Python can
+    recurse.
     """
     pending = [directory] if directory.is_dir() and not directory.is_symlink() else []
     while pending:

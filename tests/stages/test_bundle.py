@@ -14,6 +14,7 @@ from secpipeline.audit import Asked, verify_bundle
 from secpipeline.cli import main
 from secpipeline.errors import AttestationError, InputError
 from secpipeline.provenance.report import REASONS
+from secpipeline.stages import deploy
 
 PUBLIC_TOOLS = f"{Path(sys.executable).parent}:/usr/bin:/bin"
 
@@ -195,3 +196,33 @@ def test_a_directory_in_use_and_an_unknown_channel_are_one_clear_error(deploymen
     assert main([*options, "bundle", "staging"]) == 2
     assert "nothing is deployed there" in capsys.readouterr().err
     assert any(bundle.iterdir())
+
+
+def test_a_reader_with_an_earlier_checkpoint_is_shown_a_log_that_continues_it(deployment, bundle, tmp_path, capsys):
+    runner.run(deployment, "monitor", {"monitor.window": 20})
+    runner.run(deployment, "monitor")
+    later, mine = tmp_path / "later", str(bundle / "checkpoint.dsse.json")
+    bundling.export(deployment, "production", later)
+    options = ["--project", str(deployment.root), "verify"]
+    assert main([*options, str(later), "--since", mine]) == 0
+    assert main([*options, str(bundle), "--since", str(later / "checkpoint.dsse.json")]) == 4
+    assert "log-rewound" in capsys.readouterr().out
+    assert main([*options, str(later), "--since", str(rewritten(bundle / "checkpoint.dsse.json"))]) == 4
+    assert "log-forked" in capsys.readouterr().out
+    assert main([*options, "--at-least-version", "3"]) == 2
+
+
+def test_an_auditor_may_hold_two_owners_keys_of_three(bundle, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECPIPELINE_KEYS", str(tmp_path / "strangers"))
+    (tmp_path / "two").mkdir()
+    for number in (1, 3):
+        shutil.copy(bundle / f"keys/owner-{number}.pem", tmp_path / "two")
+    assert main(["verify", str(bundle), "--owners", str(tmp_path / "two")]) == 0
+
+
+def test_a_renewed_layout_reaches_the_channel_at_once(deployment):
+    before = deploy.active(deployment, "production").evidence
+    assert main(["--project", str(deployment.root), "layout"]) == 0
+    after = deploy.active(deployment, "production").evidence
+    assert (after / "root.layout").read_bytes() == deployment.evidence.layout.read_bytes()
+    assert (after / "root.layout").read_bytes() != (before / "root.layout").read_bytes()
