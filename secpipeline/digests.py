@@ -268,6 +268,11 @@ def canonical_json(value: Any) -> bytes:
 
 
 def _refuse_non_json(value: Any, where: str) -> None:
+    if isinstance(value, str) and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"{where}: the text {value!a} is not Unicode") from error
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where}: {value} cannot be written as JSON")
     if isinstance(value, Mapping):

@@ -87,8 +87,10 @@ def revoke(workspace: Workspace, wanted: Revocation) -> None:
     """
     with workspace.lock():
         workspace.trust()
-        authority.revoke(workspace.evidence, workspace.ring(), step_specs(), wanted)
-        publish(workspace)
+        try:
+            authority.revoke(workspace.evidence, workspace.ring(), step_specs(), wanted)
+        finally:
+            publish(workspace)  # also where it was revoked before, and killed before the channels heard of it
 
 
 def publish(workspace: Workspace) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from secpipeline import environment, params
 from secpipeline.digests import canonical_json, sha256_bytes, tree_digest, tree_files
 from secpipeline.errors import AttestationError, GateRefused, SecpipelineError
-from secpipeline.provenance.evidence import SignedEvidence, attest, countersign
+from secpipeline.provenance.evidence import RUN, SignedEvidence, attest, countersign
 from secpipeline.provenance.keys import LOG
 from secpipeline.provenance.layout import StepSpec
 from secpipeline.provenance.memory import Memory
@@ -309,11 +309,43 @@ def _reusable(computation: _Computation) -> dict[str, Any] | None:
     if evidence is None or not computation.workspace.store.has(record["files"]):
         return None
     # What a revoked key signed before it was revoked still counts, but nobody should go on resting on it.
-    return None if evidence.signers() & computation.trust.revoked_keys() else record
+    if evidence.signers() & computation.trust.revoked_keys() or not _counts(computation, evidence):
+        return None
+    return record
+
+
+def _logged(computation: _Computation) -> dict[int, Mapping[str, Any]]:
+    """The entries of the log that are of this stage, by their numbers."""
+    trust = computation.trust
+    entries = computation.workspace.evidence.read_log(trust.keys(LOG), trust.log).entries
+    wanted = {"kind": RUN, "stage": computation.stage.name}.items()
+    return {number: entry for number, entry in enumerate(entries) if wanted <= entry.items()}
+
+
+def _counts(computation: _Computation, evidence: SignedEvidence) -> bool:
+    """Whether the keys that signed it counted when it was logged, or count now if the log has lost it."""
+    trust, roles, digests = computation.trust, computation.spec.roles, evidence.digests().items()
+    holding = [number for number, entry in _logged(computation).items() if digests <= entry.items()]
+    number = holding[0] if holding else computation.workspace.evidence.log.size()
+    try:
+        for data, role in [(evidence.statement, roles[0]), *zip(evidence.links, roles, strict=False)]:
+            trust.open(data, role, number)
+    except AttestationError:
+        return False
+    return True
+
+
+def _require_key(computation: _Computation, role: str) -> None:
+    """Refuse a key that counts no longer before the work is done, not after."""
+    if computation.trust.current(role) != computation.workspace.ring().public(role):
+        raise AttestationError(
+            "key-retired", f"{role}: the key here is not the one that counts; run `secpipeline keys rotate {role}`"
+        )
 
 
 def _compute(computation: _Computation) -> dict[str, Any]:
     workspace, stage = computation.workspace, computation.stage
+    _require_key(computation, stage.role)
     begun = _Begun(time.time(), environment.source_revision(workspace.root), computation.materials)
     with workspace.store.scratch(stage.name) as scratch:
         result, summary = _outputs(computation, scratch)
@@ -331,6 +363,7 @@ def _compute(computation: _Computation) -> dict[str, Any]:
 def _witness(computation: _Computation, record: Mapping[str, Any]) -> dict[str, Any]:
     """Compute once more from the same verified inputs and countersign if the outputs are the same to the byte."""
     workspace, stage = computation.workspace, computation.stage
+    _require_key(computation, stage.witness)
     first = workspace.evidence.find(record)
     if first is None:
         raise AttestationError("evidence-missing", f"{stage.name}: the evidence of its first run is gone; run it again")
@@ -411,7 +444,8 @@ def _publish(computation: _Computation, record: Mapping[str, Any]) -> None:
     evidence = workspace.evidence.find(record)
     if evidence is None:
         raise AttestationError("evidence-missing", f"{name}: its signed evidence vanished while it ran; run it again")
-    if workspace.evidence.current(name) != evidence:
+    last = [*_logged(computation).values()][-1:]
+    if workspace.evidence.current(name) != evidence or not (last and evidence.digests().items() <= last[0].items()):
         workspace.evidence.record(name, evidence, workspace.ring().signer(LOG))
     if not workspace.store.is_published(name, record["files"]):
         workspace.store.publish(name, record["files"])

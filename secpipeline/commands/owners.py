@@ -56,14 +56,12 @@ def _add_places(command: argparse.ArgumentParser, prefix: str) -> None:
 
 def _layout(options: argparse.Namespace) -> int:
     from secpipeline.provenance import authority
-    from secpipeline.stages import deploy
     from secpipeline.workspace import step_specs
 
     workspace = open_workspace(options)
     with workspace.lock():
         authority.renew(workspace.evidence, workspace.ring(), step_specs())
-        if (workspace.store.artifacts / "deploy/deployment.json").is_file():
-            deploy.after(workspace)  # what is served is held to the new layout too
+        _redeploy(workspace)
     print(f"signed {workspace.evidence.layout}")
     return 0
 
@@ -116,6 +114,8 @@ def _rotate(options: argparse.Namespace) -> int:
     with workspace.lock():
         workspace.trust()
         key = authority.rotate(workspace.evidence, workspace.ring(), step_specs(), options.role, place)
+        if options.role.startswith("owner-"):
+            _redeploy(workspace)
         _publish(workspace)
     print(f"{options.role} signs with {key.keyid[:16]} from now on")
     if options.role.startswith("owner-"):
@@ -157,6 +157,14 @@ def _revoke(options: argparse.Namespace) -> int:
     print(f"revoked: {wanted}")
     print("`secpipeline retrain` builds the chain without it")
     return 0
+
+
+def _redeploy(workspace: Any) -> None:
+    """Publish what is deployed under the owners' present word, which the channel's copy of it lacks."""
+    from secpipeline.stages import deploy
+
+    if (workspace.store.artifacts / "deploy/deployment.json").is_file():
+        deploy.after(workspace)
 
 
 def _publish(workspace: Any) -> None:

@@ -295,7 +295,11 @@ class _BundleChecks:
         return trusts.read((self.directory / TRUST).read_bytes(), self.owners)
 
     def _keys(self) -> Iterator[Refusal]:
-        """The roles' public keys in the folder are those that the owners name; the owners' own prove nothing here."""
+        """The roles' public keys in the folder are those that the owners name, the owners' own those given."""
+        owned = {public_pem(key) for key in self.owners}
+        strange = [name for name in OWNERS if (self.directory / f"keys/{name}.pem").read_bytes() not in owned]
+        if len(strange) > len(OWNERS) - len(self.owners):
+            yield Refusal("bundle-file", "", f"keys/{strange[0]}.pem", "is not the key of an owner that you trust")
         for name, pem in _key_files(self._trust()).items():
             path = self.directory / name
             if not path.is_file() or path.read_bytes() != pem:

@@ -45,7 +45,7 @@ REASONS: Mapping[str, str] = {
     "layout-missing": "there is no layout; restore it, or renew it with `secpipeline layout`",
     "layout-payload-type": "the layout is something else; restore it, or renew it with `secpipeline layout`",
     "layout-signature": "two owners did not sign the layout; find out who wrote it before renewing it",
-    "layout-superseded": "the log names a later layout or trust document; restore the later one",
+    "layout-superseded": "the log names a later layout or trust document; restore it, or run `secpipeline layout`",
     "link-command": "the link is of another command; run the stage again",
     "link-name": "the link is of another step; run the stage again",
     "link-products": "link and Statement are not about the same files; run the stage again",

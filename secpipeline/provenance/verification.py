@@ -26,7 +26,7 @@ from typing import TypeVar
 from securesystemslib.exceptions import Error as SslibError
 from securesystemslib.signer import SSlibKey
 
-from secpipeline.digests import canonical_json, sha256_bytes, sha256_file
+from secpipeline.digests import canonical_json, sha256_bytes, sha256_files
 from secpipeline.errors import AttestationError, SecpipelineError
 from secpipeline.provenance import envelopes, trust
 from secpipeline.provenance.evidence import AUTHORITY, LAYOUT, RUN, EvidenceStore, SignedEvidence
@@ -51,7 +51,7 @@ def _no_detail(stage: str, name: str) -> str:  # noqa: ARG001 - stands in for an
 
 
 def _hash_all(paths: Sequence[Path]) -> Mapping[Path, str]:
-    return {path: sha256_file(path) for path in paths}
+    return dict(zip(paths, sha256_files(paths), strict=True))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import time
 import unicodedata
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from secpipeline import digests
@@ -45,6 +45,11 @@ sizes = st.builds(
 )
 
 
+def test_text_that_is_no_unicode_is_named():
+    with pytest.raises(InputError, match=r"\$\.a\[0\]"):
+        canonical_json({"a": ["\udc80"]})
+
+
 def noise(size, seed=0):
     return random.Random(seed).randbytes(size)
 
@@ -58,6 +63,7 @@ def test_the_usage_example_holds():
     assert doctest.testmod(digests) == (0, 2)
 
 
+@settings(deadline=None)
 @given(sizes, st.integers(0, 99))
 def test_digests_equal_hashlib_around_buffer_borders(place, size, seed):
     data = noise(size, seed)
@@ -76,6 +82,7 @@ def test_an_algorithm_without_a_digest_is_refused(tmp_path, algorithms):
         file_digests(tmp_path / "file", algorithms)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 600_000), max_size=6), st.integers(1, 9), st.integers(1, 20))
 def test_many_files_equal_one_by_one_in_any_thread_count(place, lengths, threads, repeats):
     paths = []
