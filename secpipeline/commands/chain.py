@@ -32,8 +32,7 @@ def add_commands(add: Add) -> None:
     add_freshness(serve)
     rollback = add("rollback", _rollback, "put the previous deployment of a channel back, once it is verified")
     rollback.add_argument("--channel", default="production")
-    refresh = add("refresh", _refresh, "sign anew, without changing it, that a channel and the log are current")
-    refresh.add_argument("--channel", default="production")
+    add("refresh", _refresh, "sign anew, changing nothing else, that the log and every channel are current; once a day")
     add("pipeline", _pipeline, "render dvc.yaml from the stage table")
     add("snapshot", _snapshot, "let DVC record the current outputs, so that `dvc status` is clean")
 
@@ -100,12 +99,9 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _refresh(options: argparse.Namespace) -> int:
-    from secpipeline.provenance.keys import LOG
-    from secpipeline.stages import deploy
+    from secpipeline.freshness import refresh
 
-    workspace = open_workspace(options)
-    workspace.evidence.log.refresh(workspace.ring().signer(LOG))
-    print(f"{deploy.refresh(workspace, options.channel)}")
+    print("\n".join(refresh(open_workspace(options))))
     return 0
 
 

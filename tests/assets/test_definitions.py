@@ -3,9 +3,12 @@
 import dagster as dg
 import pytest
 
+from assets.automation import refresh_job
 from assets.chain import ASSETS
 from assets.definitions import defs
 from assets.resources import WorkspaceResource
+from secpipeline import audit
+from secpipeline.stages import deploy
 from secpipeline.stages.table import BY_NAME, STAGES
 
 
@@ -39,8 +42,8 @@ def test_every_check_but_the_drift_warning_blocks(graph):
 
 
 def test_jobs_schedule_and_sensor_are_there():
-    assert {job.name for job in defs.jobs} == {"full_chain", "retrain", "audit"}
-    assert [schedule.cron_schedule for schedule in defs.schedules] == ["0 3 * * 1"]
+    assert {job.name for job in defs.jobs} == {"full_chain", "retrain", "audit", "refresh"}
+    assert [schedule.cron_schedule for schedule in defs.schedules] == ["0 3 * * 1", "0 2 * * *"]
     assert [sensor.name for sensor in defs.sensors] == ["new_release"]
     retrain = {key.to_user_string() for key in defs.resolve_job_def("retrain").asset_layer.executable_asset_keys}
     assert retrain == {stage.asset for stage in STAGES}
@@ -79,3 +82,16 @@ def test_a_materialization_shows_numbers_pictures_and_its_digest(chain):
     assert event.metadata["preview"].value.startswith("![preview](data:image/jpeg;base64,")
     assert len(event.metadata["preview"].value) < 70_000
     assert event.tags["dagster/data_version"] == event.metadata["sha256"].value
+
+
+def test_the_daily_job_signs_freshness_anew_and_changes_nothing_else(deployment, monkeypatch):
+    monkeypatch.setenv("SECPIPELINE_HOME", str(deployment.home))
+    before = deploy.active(deployment, "production")
+    entries = deployment.evidence.log.path.read_bytes()
+    resources = {"workspace": WorkspaceResource(project=str(deployment.root), home=str(deployment.home))}
+    assert refresh_job.execute_in_process(resources=resources).success
+    after = deploy.active(deployment, "production")
+    assert after.metadata["timestamp"] == before.metadata["timestamp"] + 1
+    assert after.version == before.version
+    assert deployment.evidence.log.path.read_bytes() == entries
+    assert audit.verify_everything(deployment).ok
