@@ -13,6 +13,12 @@ SAMPLE = ROOT.parent / "shared/data/street_sample/instances.json"
 os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
 
 
+@pytest.fixture(autouse=True)
+def _no_sync(monkeypatch):
+    """Nothing that a test writes has to survive a power cut; syncing is most of the time of a signed entry."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
 def small_project(root: Path) -> Path:
     """A project with little data and one-epoch recipes; the gate of its policy is not loosened."""
     root.mkdir(parents=True)

@@ -113,7 +113,14 @@ def _roots(options: argparse.Namespace, history: Any) -> Any:
         return history.contributed(options.source, options.release)
     path = Path(options.target)
     digest = sha256_file(path) if path.is_file() else options.target
-    return (options.down and history.touched(digest)) or history.makers(digest)
+    try:
+        return history.makers(digest)
+    except InputError:
+        # What nobody made, such as a policy, still reaches those who read it.
+        readers = history.touched(digest) if options.down else ()
+        if not readers:
+            raise
+        return readers
 
 
 def _bundle(options: argparse.Namespace) -> int:

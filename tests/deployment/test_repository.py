@@ -72,6 +72,7 @@ def outcomes_of_kills(place, prepare, publish, monkeypatch):
             return
 
 
+@pytest.mark.slow
 def test_a_publication_that_is_killed_at_any_write_leaves_the_old_state_or_the_new(place, monkeypatch):
     one, two, three = (place.make(name) for name in ("one", "two", "three"))
 
@@ -97,6 +98,7 @@ def test_a_publication_that_is_killed_at_any_write_leaves_the_old_state_or_the_n
     assert seen[-1] == "graph two"
 
 
+@pytest.mark.slow
 def test_a_first_publication_that_is_killed_leaves_nothing_or_the_whole(place, monkeypatch):
     one, codes = place.make("one"), []
     for writes in range(1000):
@@ -118,6 +120,7 @@ def test_a_first_publication_that_is_killed_leaves_nothing_or_the_whole(place, m
     assert codes == sorted(codes, reverse=True)
 
 
+@pytest.mark.slow
 def test_a_change_of_keys_that_is_killed_leaves_a_channel_that_can_be_read(own_place, monkeypatch):
     keys, kept = own_place.ring.directory, own_place.root / "old-keys"
     shutil.copytree(keys, kept)

@@ -538,6 +538,7 @@ def again(command, own):
         assert "already" in str(error) or "no key of its own" in str(error)  # noqa: PT017 - it need not raise
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_killed_at_any_write_a_command_is_finished_by_repeating_it_or_by_layout(own, tmp_path, name, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
@@ -583,6 +584,7 @@ def test_a_key_that_is_half_in_place_is_not_forgotten_when_it_cannot_be_publishe
     assert verifies(own)
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_while_all_owners_are_replaced_the_trust_is_never_lost(own, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     (own.ring.directory / "private/owner-3.pem").unlink()
@@ -601,6 +603,7 @@ def test_killed_at_any_write_while_all_owners_are_replaced_the_trust_is_never_lo
         assert verifies(unlucky)
 
 
+@pytest.mark.slow
 def test_killed_at_any_write_of_the_first_layout_the_next_run_begins(ring, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
     number, finished = 0, False
