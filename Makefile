@@ -53,9 +53,9 @@ bench: setup
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --no-strip-extras --all-extras -c requirements/constraints.txt pyproject.toml -o requirements.lock
+	  --no-emit-index-url --strip-extras --all-extras -c requirements/constraints.txt pyproject.toml -o requirements.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --no-emit-index-url --no-strip-extras requirements/dvc.in -o requirements-dvc.lock
+	  --no-emit-index-url --strip-extras requirements/dvc.in -o requirements-dvc.lock
 
 clean:
 	rm -rf build

@@ -159,9 +159,8 @@ def directory_behind_a_link(chain: ThrowawayChain) -> None:
 
 @FILES.refused("unexpected-file")
 def link_to_a_directory_added(chain: ThrowawayChain) -> None:
-    """A symbolic link to a directory of other weights is put among the files of a stage."""
+    """A symbolic link to an empty directory is put among the files; after the check the directory can be filled."""
     (chain.root / "elsewhere").mkdir()
-    (chain.root / "elsewhere/detector.safetensors").write_bytes(b"other weights")
     (chain.artifacts / "train/best").symlink_to(chain.root / "elsewhere")
 
 
