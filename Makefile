@@ -18,17 +18,20 @@ help:
 	@echo "make bench      the benchmarks"
 	@echo "make lock       resolve the lock files anew"
 
+# The locks name everything that is installed: nothing is left to pip's resolver, and `pip check` tells if they do not.
 setup: $(VENV)/.ready $(DVC_VENV)/.ready
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip check
 	touch $@
 
 $(DVC_VENV)/.ready: requirements-dvc.lock
 	$(PYTHON) -m venv $(DVC_VENV)
-	$(DVC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dvc.lock
+	$(DVC_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dvc.lock
+	$(DVC_VENV)/bin/python -m pip check
 	touch $@
 
 demo: setup
