@@ -185,7 +185,12 @@ def directory_added(chain: ThrowawayChain) -> None:
 @FILES.refused("unexpected-file")
 def file_hidden_deep(chain: ThrowawayChain) -> None:
     """A file is hidden deeper than a program can recurse."""
-    descriptor = os.open(chain.artifacts / "train", os.O_RDONLY)
+    hide_deep(chain.artifacts / "train")
+
+
+def hide_deep(directory: Path) -> None:
+    """Put a file so deep below a directory that its path can hardly be said."""
+    descriptor = os.open(directory, os.O_RDONLY)
     for _ in range(_DEEPER_THAN_PYTHON_RECURSES):
         os.mkdir("d", dir_fd=descriptor)
         inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)

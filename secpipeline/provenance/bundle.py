@@ -19,7 +19,7 @@ from securesystemslib.exceptions import Error as SslibError
 from securesystemslib.exceptions import UnverifiedSignatureError
 from securesystemslib.signer import Signature, SSlibKey
 
-from secpipeline.digests import canonical_json, manifest_bytes, sha256_bytes, sha256_file, tree_files
+from secpipeline.digests import canonical_json, manifest_bytes, sha256_bytes, tree_files
 from secpipeline.errors import AttestationError, InputError, SecpipelineError
 from secpipeline.provenance import bill_of_materials, envelopes, guide, merkle, model_signature
 from secpipeline.provenance import trust as trusts
@@ -236,20 +236,33 @@ def verify(directory: Path, owners: Sequence[SSlibKey], expect: Expectations | N
         Freshness.
     """
     try:
+        present = tree_files(directory)  # a folder with a pipe or a link in it is not looked into any further
+    except SecpipelineError as error:
+        return Report((Refusal("bundle-file", "", "", str(error)),), (), 0)
+    try:
         specs = read_steps((directory / STEPS).read_bytes())
     except (AttestationError, OSError) as error:
         return Report((Refusal("layout-malformed", "", STEPS, str(error)),), (), 0)
     places = {name: directory / name for name in CARRIED_WHOLE if (directory / name).is_dir()}
+    expect = replace(expect or Expectations(), latest=False)  # the log went on after an earlier deployment
     report = verify_chain(BundleEvidence(directory), None, owners, specs, files=places, expect=expect)
-    checks = _BundleChecks(directory, owners, specs, report)
+    checks = _BundleChecks(directory, present, owners, specs, report)
     return replace(report, refusals=(*report.refusals, *checks.run()))
 
 
 class _BundleChecks:
     """What a bundle holds beside the chain."""
 
-    def __init__(self, directory: Path, owners: Sequence[SSlibKey], specs: Sequence[StepSpec], report: Report) -> None:
-        self.directory, self.owners, self.specs, self.report = directory, owners, specs, report
+    def __init__(
+        self,
+        directory: Path,
+        present: Mapping[str, str],
+        owners: Sequence[SSlibKey],
+        specs: Sequence[StepSpec],
+        report: Report,
+    ) -> None:
+        self.directory, self.present = directory, present
+        self.owners, self.specs, self.report = owners, specs, report
 
     def run(self) -> list[Refusal]:
         """Every refusal."""
@@ -266,7 +279,7 @@ class _BundleChecks:
     def _files(self) -> Iterator[Refusal]:
         """The folder holds exactly the files of its list."""
         listed = dict(_parse_sums((self.directory / SUMS).read_bytes()))
-        present = tree_files(self.directory)
+        present = dict(self.present)
         # in-toto-verify leaves a record of its inspection in the folder.
         for name in (SUMS, SUMS_SIGNATURE, f"{INSPECTION}.link"):
             present.pop(name, None)
@@ -311,9 +324,8 @@ class _BundleChecks:
             manifest = self.directory / f"manifests/{stage}.sha256"
             if manifest.read_bytes() != manifest_bytes(subjects):
                 yield Refusal("bundle-file", stage, manifest.name, "is not what the evidence says")
-            for path in sorted((self.directory / stage).rglob("*")):
-                name = path.relative_to(self.directory).as_posix()
-                if path.is_file() and subjects.get(name) != sha256_file(path):
+            for name, digest in self.present.items():
+                if name.startswith(f"{stage}/") and subjects.get(name) != digest:
                     yield Refusal("changed-file", stage, name, "its bytes are not those that were signed")
 
     def _proofs(self) -> Iterator[Refusal]:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -92,11 +93,18 @@ def read_steps(data: bytes) -> tuple[StepSpec, ...]:
         specs = tuple(StepSpec(**{name: _frozen(value) for name, value in step.items()}) for step in steps)
         for spec in specs:
             check_name(spec.name)
+        canonical = all(map(_is_typed, specs)) and steps_bytes(specs) == data
     except (AttestationError, InputError, KeyError, TypeError, AttributeError) as error:
         raise AttestationError("layout-malformed", f"the description of the steps cannot be read ({error})") from error
-    if steps_bytes(specs) != data:
+    if not canonical:
         raise AttestationError("layout-malformed", "the description of the steps is not in its one canonical form")
     return specs
+
+
+def _is_typed(spec: StepSpec) -> bool:
+    lists = (spec.inputs, spec.files, spec.about)
+    texts = (spec.name, spec.role, spec.predicate_type, spec.witness, *itertools.chain(*lists))
+    return all(isinstance(entry, tuple) for entry in lists) and all(isinstance(text, str) for text in texts)
 
 
 def _frozen(value: Any) -> Any:

@@ -161,9 +161,7 @@ class _Verifier:
             for spec in self.specs:
                 if step := self._guard(spec.name, functools.partial(self._step, spec, said, log)):
                     steps[spec.name] = step
-                    self._check_materials(spec, step, steps)
-                    self._check_handed_on(spec, step, steps)
-                    self._check_revocations(spec, step, said.revoked)
+                    self._guard(spec.name, functools.partial(self._check_step, spec, step, steps, said.revoked))
         if log is not None and self.expect.whole_history:
             self._guard("", functools.partial(self._check_history, log))
         if artifacts is not None:
@@ -311,6 +309,11 @@ class _Verifier:
         if self.expect.latest and runs[-1] != holding[-1]:
             raise AttestationError("superseded", f"its evidence is that of entry {holding[-1]}, the last is {runs[-1]}")
         return holding[0]
+
+    def _check_step(self, spec: StepSpec, step: Step, steps: Mapping[str, Step], revoked: Sequence[Revocation]) -> None:
+        self._check_materials(spec, step, steps)
+        self._check_handed_on(spec, step, steps)
+        self._check_revocations(spec, step, revoked)
 
     def _check_materials(self, spec: StepSpec, step: Step, steps: Mapping[str, Step]) -> None:
         made: dict[str, str] = {}
