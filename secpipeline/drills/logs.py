@@ -7,11 +7,11 @@ import datetime as dt
 import os
 import shutil
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from secpipeline.digests import canonical_json, sha256_bytes
-from secpipeline.drills.tampering import Group
+from secpipeline.drills.tampering import Group, Tamper
 from secpipeline.drills.throwaway import ThrowawayChain
 from secpipeline.provenance import authority, envelopes
 from secpipeline.provenance.evidence import EvidenceStore
@@ -241,25 +241,36 @@ def evidence_of_terabytes(chain: ThrowawayChain) -> None:
         os.truncate(path, _ONE_TERABYTE)
 
 
-_POINTERS = {
-    "a path upwards": (b'{"links":["../../../etc/passwd"],"statement":"../x"}', "evidence-missing"),
-    "wrong types": (b'{"links":1,"statement":[]}', "malformed"),
-    "a key twice": (b'{"links":[],"links":["x"],"statement":"x"}', "malformed"),
-    "NaN": (b'{"links":[],"statement":NaN}', "malformed"),
-    "an infinite number": (b'{"links":[],"statement":1e999}', "malformed"),
-    "bytes that are not UTF-8": (b'{"statement":"\xff"}', "malformed"),
-    "50 MB": (b'{"statement":"' + b"x" * _FIFTY_MEGABYTES + b'"}', "malformed"),
-    "10,000 levels": (b'{"a":' * _TEN_THOUSAND + b"1" + b"}" * _TEN_THOUSAND, "malformed"),
-    "a million escaped quotes": (b'{"a":"' + b'\\"' * 1_000_000, "malformed"),
-    "nothing": (b"", "malformed"),
+def _point(data: bytes) -> Tamper:
+    def tamper(chain: ThrowawayChain) -> None:
+        (chain.store.directory / "current/gate.json").write_bytes(data)
+
+    return tamper
+
+
+def _point_and_say(more: bytes) -> Tamper:
+    def tamper(chain: ThrowawayChain) -> None:
+        path = chain.store.directory / "current/gate.json"
+        path.write_bytes(b"{" + more + b"," + path.read_bytes()[1:])
+
+    return tamper
+
+
+_POINTERS: Mapping[str, tuple[Tamper, str]] = {
+    "a path upwards": (_point(b'{"links":["../../../etc/passwd"],"statement":"../x"}'), "evidence-missing"),
+    "wrong types": (_point(b'{"links":1,"statement":[]}'), "malformed"),
+    "nothing": (_point(b""), "malformed"),
+    "50 MB": (_point(b'{"statement":"' + b"x" * _FIFTY_MEGABYTES + b'"}'), "malformed"),
+    "a million escaped quotes": (_point(b'{"a":"' + b'\\"' * 1_000_000), "malformed"),
+    "a key twice": (_point_and_say(b'"statement":""'), "malformed"),
+    "NaN": (_point_and_say(b'"more":NaN'), "malformed"),
+    "an infinite number": (_point_and_say(b'"more":1e999'), "malformed"),
+    "bytes that are not UTF-8": (_point_and_say(b'"more":"\xff"'), "malformed"),
+    "10,000 levels": (_point_and_say(b'"more":' + b"[" * _TEN_THOUSAND + b"]" * _TEN_THOUSAND), "malformed"),
 }
-for _word, (_data, _code) in _POINTERS.items():
-    LOGS.add(
-        f"pointer with {_word}",
-        f"What says which evidence of the gate is current holds {_word}.",
-        _code,
-        lambda chain, data=_data: (chain.store.directory / "current/gate.json").write_bytes(data) and None,  # type: ignore[misc]
-    )
+for _word, (_tamper, _code) in _POINTERS.items():
+    _sentence = f"What says which evidence of the gate is current holds {_word}."
+    LOGS.add(f"pointer with {_word}", _sentence, _code, _tamper)
 
 
 @LOGS.refused("memory")

@@ -85,9 +85,14 @@ def test_a_drawn_box_takes_the_place_of_the_label_and_of_a_suggestion():
 
 
 def test_an_image_is_released_only_when_every_finding_that_holds_it_is_answered():
-    data = held(*one_of_each(BOXES, "street-0000", 0.9), finding("street-0000", "ghost", 0.5, box=BOXES.iloc[2]))
+    data = held(
+        *one_of_each(BOXES, "street-0000", 0.9),
+        finding("street-0000", "missing", 0.9, predicted=NEW),
+        finding("street-0000", "ghost", 0.5, box=BOXES.iloc[2]),
+    )
     items = asked(data)
     strong = [item for item in items if item.score == 0.9]
+    assert len(strong) == 4
     for left_out in strong:
         answers = [answer(item, True) for item in strong if item is not left_out]
         assert state(reviewed(data, answers)) == "hold"

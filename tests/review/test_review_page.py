@@ -294,8 +294,9 @@ def test_large_bodies_are_refused(client, path):
 def test_websockets_are_closed(client):
     from starlette.websockets import WebSocketDisconnect
 
-    with pytest.raises(WebSocketDisconnect), client.websocket_connect("state"):
+    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect("state"):
         pass
+    assert closed.value.code == 1008
 
 
 def fetch(address, **headers):

@@ -2,7 +2,7 @@ import copy
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_review import NOW
 
@@ -50,6 +50,7 @@ def decisions(draw):
     return Decision(item, verdict, tuple(said), draw(st.sampled_from(["reviewer one", "Ø. Prüferin"])), seconds, NOW)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(decisions())
 def test_decisions_are_read_as_they_were_written(decision):
     assert Decision.parse(json.loads(canonical_json(decision.to_json()))) == decision
@@ -69,7 +70,7 @@ def places(value, path=()):
             yield from places(inner, (*path, key))
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(decisions(), st.data())
 def test_whatever_stands_in_a_record_is_read_or_refused(decision, data):
     record = json.loads(canonical_json(decision.to_json()))
@@ -95,12 +96,18 @@ def test_records_of_any_json_are_refused(value):
 
 
 @pytest.mark.parametrize("field", Item.__dataclass_fields__)
-def test_no_field_may_be_missing(field):
+def test_no_field_may_be_missing_or_unknown(field):
     record = Item("0" * 16, "street", "sample", True).to_json()
     assert Item.parse(record)
-    del record[field]
-    with pytest.raises(InputError, match="fields"):
-        Item.parse(record)
+    for damaged in ({**record, "unknown": 1}, {key: value for key, value in record.items() if key != field}):
+        with pytest.raises(InputError, match="fields"):
+            Item.parse(damaged)
+
+
+def test_text_that_no_file_can_hold_is_refused():
+    record = Item("0" * 16, "street", "sample", True).to_json()
+    with pytest.raises(InputError, match="image_id must be text"):
+        Item.parse({**record, "image_id": json.loads('"\\ud800"')})
 
 
 BOX, OTHER = (1.0, 1.0, 9.0, 9.0), (2.0, 2.0, 9.0, 9.0)
