@@ -109,8 +109,8 @@ def main(workspace: Workspace, dataset: Path | None) -> int:
 
 def _own_data(workspace: Workspace, dataset: Path) -> int:
     path = dataset.resolve()
-    if not path.is_file():
-        raise InputError(f"{dataset}: not found; give the path of a COCO instances.json")
+    if not path.exists():
+        raise InputError(f"{dataset}: not found; give the path of the annotations, a file or a folder")
     if workspace.home == workspace.root / "build":
         # The embedded demo's chain stays as it is: every data set has a workspace of its own.
         name = f"{path.parent.name}-{sha256_bytes(str(path).encode())[:8]}"

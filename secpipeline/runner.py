@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from secpipeline import environment, params
-from secpipeline.digests import canonical_json, sha256_bytes, tree_digest, tree_files
+from secpipeline.digests import canonical_json, sha256_bytes, sha256_file, tree_digest, tree_files
 from secpipeline.errors import AttestationError, GateRefused, SecpipelineError
 from secpipeline.provenance.evidence import RUN, SignedEvidence, attest, countersign
 from secpipeline.provenance.keys import LOG
@@ -34,10 +34,13 @@ from secpipeline.provenance.report import Report
 from secpipeline.provenance.statements import VERIFICATION_SUMMARY
 from secpipeline.provenance.trust import Trust
 from secpipeline.provenance.verification import Expectations, revocation_of, verify_chain
+from secpipeline.review.attestation import ROLE as LABEL_AUDITOR
 from secpipeline.stages import predicates
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.stages.localise import explain
 from secpipeline.stages.table import (
+    REVIEW,
+    REVIEWED,
     REVOKED_SOURCES,
     STAGES,
     Stage,
@@ -275,6 +278,8 @@ def _bind(workspace: Workspace, stage: Stage, overrides: Mapping[str, Any] | Non
     current = {step.name: _current(workspace, step) for step in earlier}
     values = params.select(params.load(workspace.root / "params.yaml", overrides), stage.params)
     files = stage.project_files(workspace.root) | stage.outside_files(values)
+    if REVIEWED in stage.outside and workspace.review is not None:
+        files |= {name: sha256_file(workspace.home / name) for name in REVIEW}
     if REVOKED_SOURCES in stage.outside:
         files[REVOKED_SOURCES] = sha256_bytes(canonical_json(sorted(trust.revoked_sources())))
     return _Computation(
@@ -389,6 +394,8 @@ def _outputs(computation: _Computation, out: Path) -> tuple[StageResult, dict[st
         attestations=computation.attestations,
         files=computation.files,
         revoked_sources=computation.trust.revoked_sources(),
+        review=workspace.review,
+        review_keys=computation.trust.unrevoked_keys(LABEL_AUDITOR),
     )
     with computation.clock.computing():
         result = stage.compute(context)

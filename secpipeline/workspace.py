@@ -23,7 +23,7 @@ from secpipeline.provenance.evidence import EvidenceStore
 from secpipeline.provenance.keys import KeyRing, default_key_directory
 from secpipeline.provenance.layout import StepSpec
 from secpipeline.provenance.trust import Trust
-from secpipeline.stages.table import STAGES
+from secpipeline.stages.table import REVIEW, STAGES
 from secpipeline.store import Store, write_atomic
 
 
@@ -76,6 +76,11 @@ class Workspace:
     def channels(self) -> Path:
         """Where deployments are published."""
         return self.home / "channels"
+
+    @property
+    def review(self) -> Path | None:
+        """The directory of a review of labels that is signed; None as long as there is none."""
+        return self.home / "review" if all((self.home / name).is_file() for name in REVIEW) else None
 
     def ring(self) -> KeyRing:
         """The keys of every role, made on first use.

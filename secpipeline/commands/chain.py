@@ -17,7 +17,7 @@ from secpipeline.stages.table import BY_NAME
 def add_commands(add: Add) -> None:
     """Register the commands."""
     demo = add("demo", _demo, "the whole chain on embedded data, or on your own")
-    demo.add_argument("--dataset", type=Path, help="a COCO instances.json; default: synthetic street scenes")
+    demo.add_argument("--dataset", type=Path, help="annotations, a file or a folder; default: synthetic street scenes")
     run = add("run", _run, "run one stage, or the whole chain; unchanged work is reused")
     run.add_argument("stage", nargs="?", choices=[*BY_NAME], help="default: every stage in order")
     run.add_argument("--to", choices=[*BY_NAME], help="stop after this stage")

@@ -25,7 +25,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from secpipeline.datasets import synthetic
-from secpipeline.datasets.coco import ANNOTATION_IMAGE_COLUMNS, Annotations, write_coco
+from secpipeline.datasets.annotations import ANNOTATION_IMAGE_COLUMNS, Annotations
+from secpipeline.datasets.formats.coco import write_coco
 from secpipeline.datasets.synthetic import Frame, SceneSpec, draw_scene
 from secpipeline.datasets.tables import BOX_COLUMNS, LABEL, empty_boxes
 from secpipeline.digests import canonical_json, sha256_bytes, sha256_file, tree_digest, tree_files

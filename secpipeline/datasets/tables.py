@@ -10,6 +10,7 @@ in pixels with the origin at the top left, and x2 and y2 are exclusive.
 from __future__ import annotations
 
 import io
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from secpipeline.digests import canonical_json, sha256_bytes
+from secpipeline.digests import sha256_bytes
 from secpipeline.errors import InputError
 
 IMAGE_SCHEMA = pa.schema(
@@ -96,11 +97,21 @@ def read_table(path: Path, schema: pa.Schema) -> pd.DataFrame:
             found = ", ".join(table.schema.names)
             raise InputError(f"{path}: its columns are not those of a release ({found}); run the stage again")
         # Another writer may store the same values in wider types; values that do not fit are refused.
-        return _frame(table.cast(schema))
+        return _frame(_without_nulls(table.cast(schema), path))
     except FileNotFoundError as error:
         raise InputError(f"{path}: not found; run ingest first") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a readable parquet file ({error}); run the stage again") from error
+
+
+def _without_nulls(table: pa.Table, path: Path) -> pa.Table:
+    """The table, if only numbers with a fraction are missing; those are read as NaN."""
+    for field in table.schema:
+        column = table.column(field.name)
+        if column.null_count and not pa.types.is_floating(field.type):
+            row = column.is_null().index(True).as_py()
+            raise InputError(f"{path}: row {row} has no {field.name}; run the stage again")
+    return table
 
 
 def empty_boxes() -> pd.DataFrame:
@@ -134,7 +145,13 @@ def annotation_digests(image_ids: pd.Series, boxes: pd.DataFrame) -> list[str]:
     rows: dict[str, list[list[Any]]] = {}
     for row in boxes[list(BOX_COLUMNS)].itertuples(index=False, name=None):
         rows.setdefault(row[1], []).append([_plain(value) for value in row])
-    return [sha256_bytes(canonical_json(rows.get(image_id, []))) for image_id in image_ids]
+    return [sha256_bytes(_canonical_rows(rows.get(image_id, []))) for image_id in image_ids]
+
+
+def _canonical_rows(rows: list[list[Any]]) -> bytes:
+    """The canonical JSON of rows, in one pass: they hold texts, truth values, finite numbers and None alone."""
+    text = json.dumps(rows, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 from safetensors.numpy import save
 
-from secpipeline.datasets.coco import read_coco
+from secpipeline.datasets.formats.coco import read_coco
 from secpipeline.datasets.releases import Release, write_release, write_tables
 from secpipeline.digests import canonical_json, sha256_file
 from secpipeline.stages.source_manifests import write_source_manifests

@@ -144,6 +144,10 @@ class Trust:
         """Every key that a role ever had, oldest first."""
         return tuple(period.key for period in self.roles[role])
 
+    def unrevoked_keys(self, role: str) -> tuple[SSlibKey, ...]:
+        """The keys of a role that were never revoked, oldest first."""
+        return tuple(key for key in self.keys(role) if key.keyid not in self.revoked_keys())
+
     def rotated(self, role: str, key: SSlibKey, entry: int) -> Trust:
         """The same with a new key for ``role`` from ``entry`` on."""
         earlier = self.roles[role]

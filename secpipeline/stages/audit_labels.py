@@ -10,6 +10,7 @@ import pandas as pd
 from secpipeline.assurance.pictures import Layer, Tile, contact_sheet
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
+from secpipeline.datasets.tables import CORNERS
 from secpipeline.detection import registry
 from secpipeline.detection.inference import predict
 from secpipeline.detection.recipes import Recipe, load_recipe
@@ -22,6 +23,7 @@ from secpipeline.store import write_atomic
 
 # At this score no more than half of what is found so strongly is expected to be honest.
 STRONG = 0.5
+PREDICTED = tuple(f"p{corner}" for corner in CORNERS)
 
 
 def run(context: StageContext) -> StageResult:
@@ -37,8 +39,8 @@ def run(context: StageContext) -> StageResult:
     predictions = out_of_fold(data, assigned.to_numpy(), recipe, context.resume)
     audit = audit_labels(release.images, data.boxes, predictions)
     found, sources = audit.findings, audit.attribution
-    predictions.to_parquet(context.out / "predictions.parquet", index=False)
-    found.to_parquet(context.out / "findings.parquet", index=False)
+    native(predictions, data, CORNERS).to_parquet(context.out / "predictions.parquet", index=False)
+    native(native(found, data, CORNERS), data, PREDICTED).to_parquet(context.out / "findings.parquet", index=False)
     context.write_json("sources.json", sources.to_json())
     strong = found.loc[found["score"] >= STRONG, "kind"].value_counts()
     kinds = {str(kind): int(count) for kind, count in strong.items()}
@@ -75,6 +77,14 @@ def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path
         train(judge, data.images[outside], truth, recipe, checkpoint_dir=resume / f"fold-{fold}")
         parts.append(predict(judge, data.images[inside], [data.image_ids[index] for index in inside]))
     return pd.concat(parts, ignore_index=True)
+
+
+def native(table: pd.DataFrame, data: Pixels, corners: tuple[str, ...]) -> pd.DataFrame:
+    """The same boxes in the pixels of their images instead of the judges' frame."""
+    placements = dict(zip(data.image_ids, data.placements, strict=True))
+    places = np.array([(p.scale, p.left, p.top) for p in map(placements.__getitem__, table["image_id"])]).reshape(-1, 3)
+    boxes = (table[list(corners)].to_numpy(np.float64) - places[:, [1, 2, 1, 2]]) / places[:, :1]
+    return table.assign(**dict(zip(corners, boxes.T, strict=True)))
 
 
 def _draw(out: Path, release: Release, data: Pixels, found: pd.DataFrame) -> tuple[str, ...]:

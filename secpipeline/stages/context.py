@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from securesystemslib.signer import Key
 
 from secpipeline.digests import canonical_json
 from secpipeline.store import write_atomic
@@ -34,6 +36,10 @@ class StageContext:
         SHA-256 of each declared project file.
     revoked_sources
         Why the owners revoked a source, by its name; its images must not be taken in.
+    review
+        The workspace's review, if there is a signed one.
+    review_keys
+        The keys that may have signed it.
     """
 
     root: Path
@@ -44,6 +50,8 @@ class StageContext:
     attestations: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     revoked_sources: Mapping[str, str] = field(default_factory=dict)
+    review: Path | None = None
+    review_keys: Sequence[Key] = ()
 
     def write_json(self, name: str, value: Any) -> None:
         """Write an output as canonical JSON."""

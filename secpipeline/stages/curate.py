@@ -1,37 +1,52 @@
-"""Curate: hold what the audit found, keep the rest, and say why for every image."""
+"""Curate: hold what the audit found, mend what a person decided, keep the rest, and say why for every image."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-from secpipeline.datasets.releases import Release, write_tables
-from secpipeline.poisoning.quarantine import curate, decide
+from secpipeline.datasets.releases import write_tables
+from secpipeline.poisoning.quarantine import curate
+from secpipeline.review.attestation import open_review
+from secpipeline.review.data import ReviewData
+from secpipeline.review.decisions import CHANGE_COLUMNS, Reviewed, apply
 from secpipeline.stages.context import StageContext, StageResult, read_report
 from secpipeline.stages.source_manifests import write_source_manifests
 
 
 def run(context: StageContext) -> StageResult:
-    """Turn findings and attribution into decisions and publish the tables without what is held.
+    """Turn findings, attribution and reviews into decisions and publish the tables without what is held.
 
     A release that failed validation is refused here, by the names of what failed, rather than trained on.
     """
     raw, audit = context.inputs["ingest"], context.inputs["audit_labels"]
-    release = Release(raw, raw)
-    findings = pd.read_parquet(audit / "findings.parquet")
-    named = read_report(audit / "sources.json")["named"]
-    score = context.params["quarantine"]["image_score"]
-    decisions = decide(release.images, findings, named, image_score=score)
-    images, boxes = curate(release.images, release.boxes, decisions)
+    data = ReviewData.read(raw, audit, image_score=context.params["quarantine"]["image_score"])
+    reviewed, reviewers = _reviewed(context, data)
+    images, boxes = curate(reviewed.images, reviewed.boxes, reviewed.quarantine)
     write_tables(context.out, images, boxes)
     write_source_manifests(context.out, images)
-    decisions.to_parquet(context.out / "decisions.parquet", index=False)
-    counts = decisions["decision"].value_counts()
+    reviewed.quarantine.to_parquet(context.out / "decisions.parquet", index=False)
+    reviewed.changes.to_parquet(context.out / "changes.parquet", index=False)
+    counts = reviewed.quarantine["decision"].value_counts()
     summary = {
         "images": len(images),
         "boxes": len(boxes),
         "held images": int(counts.get("hold", 0)),
         "rejected images": int(counts.get("reject", 0)),
-        "held sources": sorted(named),
+        "held sources": sorted(read_report(audit / "sources.json")["named"]),
+        **({"reviewers": reviewers, "changed boxes": len(reviewed.changes)} if reviewers else {}),
     }
     failed = read_report(context.inputs["validate"] / "report.json")["failedTests"]
     return StageResult(summary, refusal=tuple(f"validation failed: {name}" for name in failed))
+
+
+def _reviewed(context: StageContext, data: ReviewData) -> tuple[Reviewed, list[str]]:
+    """The release after the signed review, if there is one, and who reviewed it."""
+    release = data.release
+    if context.review is None:
+        nothing = pd.DataFrame(columns=list(CHANGE_COLUMNS))
+        return Reviewed(release.images, release.boxes, data.quarantine.table, nothing), []
+    decisions = (context.review / "decisions.jsonl").read_bytes()
+    envelope = (context.review / "decisions.dsse.json").read_bytes()
+    review = open_review(envelope, decisions, context.review_keys, data.digests)
+    done = apply(release.images, release.boxes, review.decisions, data.quarantine)
+    return done, sorted({decision.reviewer for decision in review.decisions})

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from secpipeline.assurance.pictures import Layer, Tile, contact_sheet
-from secpipeline.datasets import coco
+from secpipeline.datasets import formats
+from secpipeline.datasets.annotations import Annotations
+from secpipeline.datasets.decoding import REFUSE
 from secpipeline.datasets.deliveries import deliver
 from secpipeline.datasets.releases import Release, write_release
 from secpipeline.datasets.splits import assign_splits
 from secpipeline.datasets.synthetic import SceneSpec
-from secpipeline.digests import sha256_file, tree_digest
+from secpipeline.digests import StrPath, map_files, sha256_file, tree_digest
 from secpipeline.errors import InputError
 from secpipeline.poisoning.planters import PoisonPlan
 from secpipeline.stages.context import StageContext, StageResult
@@ -29,20 +31,36 @@ def outside_files(params: Mapping[str, Any]) -> dict[str, str]:
     dataset = params["data"]["dataset"]
     if dataset == SYNTHETIC:
         return {}
-    path = Path(dataset)
-    annotations = coco.read_coco(path, clip=params["data"]["clip_boxes"])
-    missing = [name for name in annotations.images["file_name"] if not (annotations.root / name).is_file()]
-    if missing:
-        raise InputError(f"{path}: {len(missing)} images are not there, the first is {annotations.root / missing[0]}")
-    images = {name: sha256_file(annotations.root / name) for name in annotations.images["file_name"]}
-    return {"delivery/instances.json": sha256_file(path), "delivery/images": tree_digest(images)}
+    annotations = _read(Path(dataset), params["data"])
+    names = [*annotations.images["file_name"], *(rejection.file_name for rejection in annotations.rejected)]
+    digests = map_files(_image_digest, [annotations.root / name for name in names])
+    return {**_annotation_digests(annotations), "delivery/images": tree_digest(dict(zip(names, digests, strict=True)))}
+
+
+def _read(path: Path, data: Mapping[str, Any]) -> Annotations:
+    return formats.read(path, data.get("format", formats.AUTO), images=data.get("images"), clip=data["clip_boxes"])
+
+
+def _annotation_digests(annotations: Annotations) -> dict[str, str]:
+    """SHA-256 of the one annotation file, or of the manifest of all of them."""
+    files = annotations.files
+    if len(files) == 1:
+        return {f"delivery/{name}": digest for name, digest in files.items()}
+    return {"delivery/annotations": tree_digest(files)}
+
+
+def _image_digest(path: StrPath) -> str:
+    """SHA-256 of an image, or nothing where it cannot be read: the run will reject it and say why."""
+    try:
+        return sha256_file(path)
+    except InputError:
+        return ""
 
 
 def run(context: StageContext) -> StageResult:
     """Read the delivery, decode and check every image, assign splits, write the release."""
     data = context.params["data"]
-    instances = _delivery(context, data)
-    annotations = _without(coco.read_coco(instances, clip=data["clip_boxes"]), context.revoked_sources)
+    annotations = _without(_read(_delivery(context, data), data), context.revoked_sources)
     splits = context.params["splits"]
     assigned = assign_splits(
         annotations.images,
@@ -51,7 +69,14 @@ def run(context: StageContext) -> StageResult:
         holdout_sources=tuple(name for name in splits["holdout_sources"] if name not in context.revoked_sources),
         seed=splits["seed"],
     )
-    written = write_release(context.out, annotations, assigned)
+    written = write_release(
+        context.out,
+        annotations,
+        assigned,
+        turn=data.get("orientation", REFUSE),
+        max_rejected=data.get("max_rejected", 0.0),
+    )
+    context.write_json("rejected.json", [asdict(rejection) for rejection in written.rejected])
     release = Release(context.out, context.out)
     write_source_manifests(context.out, release.images)
     write_atomic(context.out / "preview.png", contact_sheet(_preview(release), columns=4))
@@ -61,11 +86,13 @@ def run(context: StageContext) -> StageResult:
         "boxes": len(release.boxes),
         "sources": int(release.images["source"].nunique()),
         "scenes": int(release.images[["source", "scene"]].drop_duplicates().shape[0]),
-        "release": written["digest"],
+        "rejected": len(written.rejected),
+        "release": written.digest,
         **{f"{split} images": int(counts.get(split, 0)) for split in ("train", "calibration", "test")},
     }
-    materials = {"delivery/instances.json": sha256_file(instances)}
-    return StageResult(summary, materials=materials, seeds=_seeds(context.params), pictures=("preview.png",))
+    return StageResult(
+        summary, materials=_annotation_digests(annotations), seeds=_seeds(context.params), pictures=("preview.png",)
+    )
 
 
 def _seeds(params: Mapping[str, Any]) -> dict[str, int]:
@@ -77,13 +104,14 @@ def _seeds(params: Mapping[str, Any]) -> dict[str, int]:
     return seeds
 
 
-def _without(annotations: coco.Annotations, revoked: Mapping[str, str]) -> coco.Annotations:
+def _without(annotations: Annotations, revoked: Mapping[str, str]) -> Annotations:
     """The delivery as if the revoked sources had delivered nothing."""
     images = annotations.images[~annotations.images["source"].isin(revoked)].reset_index(drop=True)
     if images.empty:
         raise InputError(f"{annotations.root}: the owners revoked every source of this delivery; nothing is left")
     boxes = annotations.boxes[annotations.boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
-    return replace(annotations, images=images, boxes=boxes)
+    rejected = tuple(rejection for rejection in annotations.rejected if rejection.source not in revoked)
+    return replace(annotations, images=images, boxes=boxes, rejected=rejected)
 
 
 def _delivery(context: StageContext, data: Mapping[str, Any]) -> Path:

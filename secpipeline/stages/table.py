@@ -27,6 +27,9 @@ ROBUSTNESS = "https://github.com/secpipeline/predicates/robustness/v0.1"
 
 # The material that tells which sources' images a stage left out because the owners revoked them.
 REVOKED_SOURCES = "revocations/sources.json"
+# What people decided about labels, and their signature; there is none until somebody has reviewed.
+REVIEW = ("review/decisions.jsonl", "review/decisions.dsse.json")
+REVIEWED = "review/*"
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ class Stage:
         """SHA-256 by name of what the stage reads from outside the project and the chain."""
         if not self.outside:
             return {}
-        module = importlib.import_module(f"secpipeline.stages.{self.name}")
-        return dict(module.outside_files(params))
+        named = getattr(importlib.import_module(f"secpipeline.stages.{self.name}"), "outside_files", None)
+        return dict(named(params)) if named else {}
 
     def code_files(self) -> tuple[Path, ...]:
         """The library's source files that the result depends on, sorted."""
@@ -160,7 +163,7 @@ STAGES: tuple[Stage, ...] = (
         group="2_validation",
         predicate=TEST_RESULT,
         files=("expectations/*.json",),
-        code=("validation", "datasets/releases.py", "datasets/tables.py"),
+        code=("validation", "datasets/releases.py", "datasets/manifests.py", "datasets/tables.py"),
         kinds=("greatexpectations",),
     ),
     Stage(
@@ -186,8 +189,9 @@ STAGES: tuple[Stage, ...] = (
         group="3_poisoning",
         predicate=PROVENANCE,
         params=("quarantine",),
-        code=("poisoning/quarantine.py", "datasets", "stages/source_manifests.py"),
+        code=("poisoning/quarantine.py", "review", "datasets", "stages/source_manifests.py"),
         kinds=("parquet",),
+        outside=(REVIEWED,),
     ),
     Stage(
         name="train",

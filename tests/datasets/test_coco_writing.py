@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secpipeline.datasets.coco import ANNOTATION_IMAGE_COLUMNS, Annotations, read_coco, write_coco
+from secpipeline.datasets.annotations import ANNOTATION_IMAGE_COLUMNS, Annotations
+from secpipeline.datasets.formats.coco import read_coco, write_coco
 from secpipeline.datasets.tables import BOX_COLUMNS, LABEL, empty_boxes
 from secpipeline.errors import InputError
 
@@ -37,7 +38,8 @@ def extents(size):
 
 printable = st.text(st.characters(exclude_categories=["C"]), min_size=1, max_size=8)
 names = st.text("abcXYZ 0189_-é", min_size=1, max_size=6)
-identifiers = st.integers(-5, 10**20).map(str) | st.sampled_from(["007", "0", "-1", "1e3", "²"]) | printable
+numbers = st.integers(-5, 10**20) | st.integers(-(2**63), 2**63 - 1)
+identifiers = numbers.map(str) | st.sampled_from(["007", "0", "-1", "1e3", "²"]) | printable
 
 
 @st.composite

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from secpipeline.datasets.coco import read_coco
 from secpipeline.datasets.deliveries import deliver
+from secpipeline.datasets.formats.coco import read_coco
 from secpipeline.datasets.releases import Release, write_release
 from secpipeline.datasets.splits import assign_splits
 from secpipeline.datasets.synthetic import SceneSpec, draw_scene

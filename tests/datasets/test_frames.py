@@ -4,9 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_deliveries import document, write_delivery
 
-from secpipeline.datasets.coco import read_coco
+from secpipeline.datasets.formats.coco import read_coco
+from secpipeline.datasets.ingestion import write_release
 from secpipeline.datasets.loading import PAD, from_frame, letterbox, load, place, to_frame
-from secpipeline.datasets.releases import Release, write_release
+from secpipeline.datasets.releases import Release
 from secpipeline.datasets.splits import assign_splits
 from secpipeline.errors import InputError, IntegrityError
 

@@ -4,10 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from secpipeline.datasets.coco import read_coco, write_coco
+from secpipeline.datasets.decoding import decode
+from secpipeline.datasets.duplicates import find_duplicates
+from secpipeline.datasets.formats.coco import read_coco, write_coco
+from secpipeline.datasets.ingestion import write_release
 from secpipeline.datasets.loading import from_frame, load
-from secpipeline.datasets.releases import Release, write_release
+from secpipeline.datasets.releases import Release
 from secpipeline.datasets.splits import assign_splits
+from secpipeline.errors import InputError
 
 SAMPLE = Path(__file__).parents[3] / "shared/data/street_sample/instances.json"
 
@@ -36,6 +40,18 @@ def test_real_photographs_become_a_release(annotations, release):
     for row in release.images.itertuples():
         assert release.decode(row.image_id).shape == (row.height, row.width, 3)
         assert release.read(row.image_id) == (annotations.root / row.file_name).read_bytes()
+
+
+def test_real_photographs_are_no_duplicates_of_one_another(release):
+    assert find_duplicates(release.images, release.boxes, pixels=release.decode).empty
+
+
+def test_a_real_photograph_that_was_cut_is_refused_even_with_a_new_end():
+    for path in (SAMPLE.parent / "background").glob("*.jpg"):
+        data = path.read_bytes()
+        assert decode(data, path.name).pixels.shape[2] == 3
+        with pytest.raises(InputError, match="truncated"):
+            decode(data[: len(data) // 2].rstrip(b"\xff") + b"\xff\xd9", path.name)
 
 
 def test_real_annotations_are_written_and_read_back_exactly(annotations, tmp_path):
