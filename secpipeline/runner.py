@@ -394,6 +394,7 @@ def _outputs(computation: _Computation, out: Path) -> tuple[StageResult, dict[st
         attestations=computation.attestations,
         files=computation.files,
         revoked_sources=computation.trust.revoked_sources(),
+        previous=_previous(workspace, stage),
         review=workspace.review,
         review_keys=computation.trust.unrevoked_keys(LABEL_AUDITOR),
     )
@@ -402,6 +403,13 @@ def _outputs(computation: _Computation, out: Path) -> tuple[StageResult, dict[st
     summary = {**result.summary, "pictures": list(result.pictures)}
     context.write_json("summary.json", summary)
     return result, summary
+
+
+def _previous(workspace: Workspace, stage: Stage) -> Path | None:
+    """What an incremental stage made last time, if its evidence and its bytes still verify."""
+    if stage.incremental and workspace.evidence.current(stage.name) and verify(workspace, (stage.name,)).ok:
+        return workspace.store.artifacts / stage.name
+    return None
 
 
 def _keep(computation: _Computation, record: Mapping[str, Any], evidence: SignedEvidence) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from secpipeline.errors import InputError
 
 DECISION_COLUMNS = ("image_id", "decision", "reason")
 DECISIONS = ("accept", "hold", "reject")
+SOURCE_HELD = "source held: "
 
 
 def decide(
@@ -67,12 +68,74 @@ def decide(
         if image_id in integrity:
             rows.append((image_id, "reject", integrity[image_id]))
         elif source in named:
-            rows.append((image_id, "hold", f"source held: {named[source]}"))
+            rows.append((image_id, "hold", f"{SOURCE_HELD}{named[source]}"))
         elif image_id in strongest:
             rows.append((image_id, "hold", strongest[image_id]))
         else:
             rows.append((image_id, "accept", ""))
     return pd.DataFrame(rows, columns=list(DECISION_COLUMNS))
+
+
+def decide_boxes(
+    boxes: pd.DataFrame, findings: pd.DataFrame, decisions: pd.DataFrame, *, image_score: float
+) -> pd.DataFrame:
+    """Which labels are doubted themselves, and which only lie in an image that training may not read.
+
+    A detector trains on images, not on boxes, so a held box holds its image; this table says which of the boxes to look
+    at.
+
+    Parameters
+    ----------
+    boxes
+        Box table; box_id and image_id are read.
+    findings, image_score
+        As for :func:`decide`.
+    decisions
+        What became of each image, from :func:`decide`.
+
+    Returns
+    -------
+    DataFrame
+        One row per box in the order of ``boxes``: box_id, image_id, decision (of its image, and ``accept`` for a box
+        that nothing speaks against in an image held for another of its labels), reason ("" if accepted).
+    """
+    strong = findings[(findings["score"] >= image_score) & (findings["box_id"] != "")]
+    strongest = strong.sort_values("score", ascending=False, kind="stable").drop_duplicates("box_id")
+    doubted = strongest.set_index("box_id")["reason"].to_dict()
+    of_image = {row.image_id: (row.decision, row.reason) for row in decisions.itertuples()}
+    by_findings = set(findings.loc[findings["score"] >= image_score, "image_id"])
+    rows = []
+    for box_id, image_id in zip(boxes["box_id"], boxes["image_id"], strict=True):
+        decision, reason = of_image[image_id]
+        if decision == "hold" and box_id in doubted:
+            reason = doubted[box_id]
+        elif decision == "hold" and image_id in by_findings and not reason.startswith(SOURCE_HELD):
+            decision, reason = "accept", ""
+        rows.append((box_id, image_id, decision, reason))
+    return pd.DataFrame(rows, columns=["box_id", *DECISION_COLUMNS])
+
+
+def decide_sources(images: pd.DataFrame, named: Mapping[str, str], decisions: pd.DataFrame) -> pd.DataFrame:
+    """Every source with its decision and what it lost.
+
+    Returns
+    -------
+    DataFrame
+        One row per source, sorted: source, decision (``hold`` if it is named), reason, images, held, rejected (images).
+    """
+    table = images[["image_id", "source"]].merge(decisions, on="image_id", validate="one_to_one")
+    counts = table.groupby("source")["decision"].value_counts().unstack(fill_value=0)
+    counts = counts.reindex(columns=list(DECISIONS), fill_value=0).sort_index()
+    return pd.DataFrame(
+        {
+            "source": counts.index.to_numpy(),
+            "decision": ["hold" if source in named else "accept" for source in counts.index],
+            "reason": [named.get(source, "") for source in counts.index],
+            "images": counts.sum(axis=1).to_numpy(),
+            "held": counts["hold"].to_numpy(),
+            "rejected": counts["reject"].to_numpy(),
+        }
+    )
 
 
 def _refuse_unknown(what: str, named: set[str], known: set[str]) -> None:

@@ -36,6 +36,8 @@ class StageContext:
         SHA-256 of each declared project file.
     revoked_sources
         Why the owners revoked a source, by its name; its images must not be taken in.
+    previous
+        What an incremental stage made last time, if its evidence still verifies.
     review
         The workspace's review, if there is a signed one.
     review_keys
@@ -50,6 +52,7 @@ class StageContext:
     attestations: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     revoked_sources: Mapping[str, str] = field(default_factory=dict)
+    previous: Path | None = None
     review: Path | None = None
     review_keys: Sequence[Key] = ()
 

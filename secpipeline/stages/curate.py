@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from secpipeline.datasets.releases import write_tables
-from secpipeline.poisoning.quarantine import curate
+from secpipeline.poisoning.quarantine import curate, decide_boxes, decide_sources
 from secpipeline.review.attestation import open_review
 from secpipeline.review.data import ReviewData
 from secpipeline.review.decisions import CHANGE_COLUMNS, Reviewed, apply
@@ -19,12 +19,18 @@ def run(context: StageContext) -> StageResult:
     A release that failed validation is refused here, by the names of what failed, rather than trained on.
     """
     raw, audit = context.inputs["ingest"], context.inputs["audit_labels"]
-    data = ReviewData.read(raw, audit, image_score=context.params["quarantine"]["image_score"])
+    score = context.params["quarantine"]["image_score"]
+    data = ReviewData.read(raw, audit, image_score=score)
     reviewed, reviewers = _reviewed(context, data)
     images, boxes = curate(reviewed.images, reviewed.boxes, reviewed.quarantine)
     write_tables(context.out, images, boxes)
     write_source_manifests(context.out, images)
+    findings, named = pd.read_parquet(audit / "findings.parquet"), read_report(audit / "sources.json")["named"]
+    of_boxes = decide_boxes(reviewed.boxes, findings, reviewed.quarantine, image_score=score)
+    of_sources = decide_sources(reviewed.images, named, reviewed.quarantine)
     reviewed.quarantine.to_parquet(context.out / "decisions.parquet", index=False)
+    of_boxes.to_parquet(context.out / "box_decisions.parquet", index=False)
+    of_sources.to_parquet(context.out / "source_decisions.parquet", index=False)
     reviewed.changes.to_parquet(context.out / "changes.parquet", index=False)
     counts = reviewed.quarantine["decision"].value_counts()
     summary = {
@@ -32,7 +38,7 @@ def run(context: StageContext) -> StageResult:
         "boxes": len(boxes),
         "held images": int(counts.get("hold", 0)),
         "rejected images": int(counts.get("reject", 0)),
-        "held sources": sorted(read_report(audit / "sources.json")["named"]),
+        "held sources": sorted(named),
         **({"reviewers": reviewers, "changed boxes": len(reviewed.changes)} if reviewers else {}),
     }
     failed = read_report(context.inputs["validate"] / "report.json")["failedTests"]

@@ -75,6 +75,7 @@ def run(context: StageContext) -> StageResult:
         assigned,
         turn=data.get("orientation", REFUSE),
         max_rejected=data.get("max_rejected", 0.0),
+        previous=context.previous,
     )
     context.write_json("rejected.json", [asdict(rejection) for rejection in written.rejected])
     release = Release(context.out, context.out)
@@ -87,6 +88,7 @@ def run(context: StageContext) -> StageResult:
         "sources": int(release.images["source"].nunique()),
         "scenes": int(release.images[["source", "scene"]].drop_duplicates().shape[0]),
         "rejected": len(written.rejected),
+        "shards": written.shards,
         "release": written.digest,
         **{f"{split} images": int(counts.get(split, 0)) for split in ("train", "calibration", "test")},
     }

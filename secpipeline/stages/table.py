@@ -68,6 +68,8 @@ class Stage:
         The inputs that its attestation is about, beside its own outputs: what was judged.
     outside
         Patterns of materials from outside the project that it may record.
+    incremental
+        Whether it is given what it made last time, to save work; what it makes must not depend on that.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Stage:
     outside: tuple[str, ...] = ()
     witness: str = ""
     about: tuple[str, ...] = ()
+    incremental: bool = False
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -153,6 +156,7 @@ STAGES: tuple[Stage, ...] = (
         code=("datasets", "poisoning/planters.py", "assurance/pictures.py", "stages/source_manifests.py"),
         kinds=("parquet", "coco"),
         outside=("delivery/*", REVOKED_SOURCES),
+        incremental=True,
     ),
     Stage(
         name="validate",

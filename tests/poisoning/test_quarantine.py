@@ -4,7 +4,7 @@ from label_simulation import draw_street, poison
 
 from secpipeline.errors import InputError
 from secpipeline.poisoning.audit import audit_labels
-from secpipeline.poisoning.quarantine import curate, decide
+from secpipeline.poisoning.quarantine import curate, decide, decide_boxes, decide_sources
 
 IMAGES = pd.DataFrame(
     {
@@ -37,6 +37,41 @@ def test_a_named_source_is_held_as_a_whole():
 
     assert table["decision"].to_dict() == {"a0": "hold", "a1": "accept", "b0": "hold", "b1": "hold"}
     assert table.loc["b0", "reason"] == "source held: b has more missing boxes than its peers"
+
+
+def test_boxes_say_which_label_is_doubted_and_which_only_lies_in_a_held_image():
+    findings = pd.DataFrame(
+        {
+            "image_id": ["b0", "a0", "a1"],
+            "box_id": ["b0#1", "a0#0", "a1#0"],
+            "score": [0.9, 0.85, 0.5],
+            "reason": ["moved", "ghost", "weak"],
+        }
+    )
+    named = {"a": "a has more ghosts"}
+    images = decide(IMAGES, findings, named, image_score=0.8)
+
+    table = decide_boxes(BOXES, findings, images, image_score=0.8).set_index("box_id")
+
+    assert table["decision"].to_dict() == {"a0#0": "hold", "a1#0": "hold", "b0#0": "accept", "b0#1": "hold"}
+    assert table["reason"].to_dict() == {
+        "a0#0": "ghost",
+        "a1#0": "source held: a has more ghosts",
+        "b0#0": "",
+        "b0#1": "moved",
+    }
+
+
+def test_sources_say_whether_they_are_held_and_what_they_lost():
+    named = {"a": "a has more ghosts"}
+    images = decide(IMAGES, FINDINGS, named, image_score=0.8, integrity={"b1": "bytes do not match"})
+
+    table = decide_sources(IMAGES, named, images)
+
+    assert table.to_dict("records") == [
+        {"source": "a", "decision": "hold", "reason": "a has more ghosts", "images": 2, "held": 2, "rejected": 0},
+        {"source": "b", "decision": "accept", "reason": "", "images": 2, "held": 0, "rejected": 1},
+    ]
 
 
 def test_only_integrity_facts_reject_and_they_win():
