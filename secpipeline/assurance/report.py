@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 
 from secpipeline.digests import sha256_bytes
 from secpipeline.errors import SecpipelineError
@@ -72,6 +73,8 @@ def write(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]], forgery: st
         lineage=_lineage(workspace),
         stages=[_stage(workspace, stage) for stage in STAGES],
         sources=_json(workspace, "audit_labels", "sources.json"),
+        held=_held(workspace),
+        review=_json(workspace, "curate", "review.json"),
         galleries=_galleries(workspace, outcomes),
     )
     write_atomic(directory / "index.html", page.encode())
@@ -106,6 +109,12 @@ def _stage(workspace: Any, stage: Any) -> dict[str, Any]:
     ]
     shown = {key: value for key, value in summary.items() if key != "pictures"}
     return {"name": stage.name, "text": stage.summary, "role": stage.role, "summary": shown, "pictures": pictures}
+
+
+def _held(workspace: Any) -> list[dict[str, Any]]:
+    """What became of every source, for the table of quarantine; nothing before the first curation."""
+    path = workspace.store.artifacts / "curate/source_decisions.parquet"
+    return pd.read_parquet(path).to_dict("records") if path.is_file() else []
 
 
 def _galleries(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from secpipeline.datasets.releases import write_tables
 from secpipeline.poisoning.quarantine import curate, decide_boxes, decide_sources
+from secpipeline.review import quality
 from secpipeline.review.attestation import open_review
 from secpipeline.review.data import ReviewData
 from secpipeline.review.decisions import CHANGE_COLUMNS, Reviewed, apply
@@ -54,5 +55,6 @@ def _reviewed(context: StageContext, data: ReviewData) -> tuple[Reviewed, list[s
     decisions = (context.review / "decisions.jsonl").read_bytes()
     envelope = (context.review / "decisions.dsse.json").read_bytes()
     review = open_review(envelope, decisions, context.review_keys, data.digests)
+    context.write_json("review.json", quality.summary(review.decisions, review.header.population))
     done = apply(release.images, release.boxes, review.decisions, data.quarantine)
     return done, sorted({decision.reviewer for decision in review.decisions})
