@@ -114,7 +114,8 @@ def _stage(workspace: Any, stage: Any) -> dict[str, Any]:
 def _held(workspace: Any) -> list[dict[str, Any]]:
     """What became of every source, for the table of quarantine; nothing before the first curation."""
     path = workspace.store.artifacts / "curate/source_decisions.parquet"
-    return pd.read_parquet(path).to_dict("records") if path.is_file() else []
+    rows = pd.read_parquet(path).to_dict("records") if path.is_file() else []
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def _galleries(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
