@@ -12,7 +12,7 @@ one resample that holds every image once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,11 @@ from numpy.typing import NDArray
 from secpipeline.detection.matching import (
     ALL,
     BARE,
+    COCO_IOUS,
     EVERYBODY,
     FALSE_POSITIVE,
     HEAVY,
+    HEAVY_FROM_ZERO,
     IGNORED,
     PARTIAL,
     REASONABLE,
@@ -34,15 +36,18 @@ from secpipeline.detection.matching import (
     Matches,
     Subset,
     match,
+    match_coco,
 )
 from secpipeline.errors import CannotDecide, InputError
 
 __all__ = [
     "ALL",
     "BARE",
+    "COCO_IOUS",
     "EVERYBODY",
     "FALSE_POSITIVE",
     "HEAVY",
+    "HEAVY_FROM_ZERO",
     "IGNORED",
     "PARTIAL",
     "REASONABLE",
@@ -56,11 +61,14 @@ __all__ = [
     "false_positives_per_image",
     "log_average_miss_rate",
     "match",
+    "match_coco",
+    "mean_average_precision",
     "miss_rate",
     "operating_threshold",
     "resampled_average_precision",
     "resampled_false_positives_per_image",
     "resampled_log_average_miss_rate",
+    "resampled_mean_average_precision",
     "resampled_miss_rate",
 ]
 
@@ -75,7 +83,8 @@ _LOG_FLOOR = 1e-10
 def average_precision(matches: Matches) -> float:
     """Area under the precision-recall curve in [0, 1], sampled at 101 recalls as COCO does.
 
-    Lin et al., "Microsoft COCO: common objects in context", ECCV 2014.
+    Lin et al., "Microsoft COCO: common objects in context", ECCV 2014. COCO's own number, AP50 or AP75, on
+    what :func:`match_coco` found at that threshold.
 
     Raises
     ------
@@ -85,12 +94,24 @@ def average_precision(matches: Matches) -> float:
     return _on_every_image(resampled_average_precision, matches)
 
 
+def mean_average_precision(matches: Sequence[Matches]) -> float:
+    """AP50:95: :func:`average_precision` in the mean over the thresholds of :func:`match_coco`, in [0, 1].
+
+    Raises
+    ------
+    CannotDecide
+        If there are no people to be found.
+    """
+    return float(np.mean([average_precision(one) for one in matches]))
+
+
 def log_average_miss_rate(matches: Matches) -> float:
-    """MR⁻²: the geometric mean of the miss rate at nine false positives per image from 0.01 to 1, in [0, 1].
+    """MR⁻²: the geometric mean of the miss rate at nine false positives per image from 0.01 to 1, in [1e-10, 1].
 
     Dollár et al., "Pedestrian detection: an evaluation of the state of the art", PAMI 2012. Where the
-    detector has no operating point with so few false positives the miss rate is 1; the published code reads
-    the *end* of the curve there and reports too low a number on fewer than 100 images.
+    detector has no operating point with so few false positives the miss rate is 1, as in the Caltech code;
+    CityPersons' code reads the *end* of the curve there and reports too low a number on fewer than 100 images
+    whose most confident detection is false. A miss rate of 0 counts as 1e-10, as in the Caltech code.
 
     Raises
     ------
@@ -169,17 +190,25 @@ def resampled_average_precision(matches: Matches, counts: Counts) -> Floats:
     ndarray
         (R,).
     """
-    true, false, people = _curve(matches, counts)
-    if true.shape[1] == 0:
-        return np.where(people > 0, 0.0, np.nan)
-    precision = true / np.maximum(true + false, 1)
-    precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    precision = np.concatenate([precision, np.zeros((len(precision), 1))], axis=1)
-    recall = true / np.maximum(people, 1)[:, None]
-    result = np.empty(len(counts))
-    for row in range(len(counts)):
-        result[row] = precision[row, np.searchsorted(recall[row], _RECALLS, side="left")].mean()
-    return np.where(people > 0, result, np.nan)
+    result = np.full(len(counts), np.nan)
+    for row, (true, false, people) in enumerate(_curves(matches, counts)):
+        if people == 0:
+            continue
+        at = np.searchsorted(true / people, _RECALLS, side="left")
+        reached = at[at < len(true)]
+        result[row] = 0.0
+        if len(reached):
+            precision = true / np.maximum(true + false, 1)
+            # The best precision at each recall or beyond: of each stretch to the next recall, then of what follows.
+            stretches = np.maximum.reduceat(precision, reached)
+            result[row] = np.maximum.accumulate(stretches[::-1]).sum() / len(_RECALLS)
+    return result
+
+
+def resampled_mean_average_precision(matches: Sequence[Matches], counts: Counts) -> Floats:
+    """:func:`mean_average_precision` of each of R resamples (R, N); NaN where a resample holds no people."""
+    mean: Floats = np.mean([resampled_average_precision(one, counts) for one in matches], axis=0)
+    return mean
 
 
 def resampled_log_average_miss_rate(matches: Matches, counts: Counts) -> Floats:
@@ -197,15 +226,15 @@ def resampled_log_average_miss_rate(matches: Matches, counts: Counts) -> Floats:
     ndarray
         (R,).
     """
-    true, false, people = _curve(matches, counts)
     images = counts.sum(axis=1)
-    found = np.concatenate([np.zeros((len(true), 1), np.int64), true], axis=1)
-    logarithms = np.zeros(len(counts))
-    for point in _FPPI_POINTS:
-        allowed = np.count_nonzero(false <= point * images[:, None], axis=1)
-        missed = 1 - found[np.arange(len(found)), allowed] / np.maximum(people, 1)
-        logarithms += np.log(np.maximum(missed, _LOG_FLOOR))
-    return np.where(people > 0, np.exp(logarithms / len(_FPPI_POINTS)), np.nan)
+    result = np.full(len(counts), np.nan)
+    for row, (true, false, people) in enumerate(_curves(matches, counts)):
+        if people == 0:
+            continue
+        at = np.searchsorted(false / images[row], _FPPI_POINTS, side="right")
+        missed = 1 - np.append(0, true)[at] / people
+        result[row] = np.exp(np.log(np.maximum(missed, _LOG_FLOOR)).mean())
+    return result
 
 
 def resampled_miss_rate(matches: Matches, counts: Counts, threshold: float) -> Floats:
@@ -227,19 +256,23 @@ def _per_image(matches: Matches, state: int, threshold: float) -> Ints:
     return np.bincount(matches.image_index[chosen], minlength=len(matches.people)).astype(np.int64)
 
 
-def _curve(matches: Matches, counts: Counts) -> tuple[Counts, Counts, Ints]:
-    """Numbers of true and false positives down to each true positive (R, T), and of people (R,).
+def _curves(matches: Matches, counts: Counts) -> Iterator[tuple[Counts, Counts, int]]:
+    """Of each resample, numbers of true and false positives down to each true positive (T,), and of people.
 
     Between two true positives only false ones come, so precision falls and recall stays: the curve's corners,
-    which are all that both metrics look at, are at the true positives.
+    which are all that both metrics look at, are at the true positives. One resample at a time, because its counts
+    then stay in the processor's nearest cache.
     """
-    is_true = matches.state == TRUE_POSITIVE
-    true = np.cumsum(counts[:, matches.image_index[is_true]], axis=1, dtype=np.int32)
-    is_false = matches.state == FALSE_POSITIVE
-    false = np.cumsum(counts[:, matches.image_index[is_false]], axis=1, dtype=np.int32)
-    false = np.concatenate([np.zeros((len(false), 1), np.int32), false], axis=1)
-    before = np.cumsum(is_false)[is_true]
-    return true, false[:, before], (counts @ matches.people).astype(np.int64)
+    corner = np.flatnonzero(matches.state == TRUE_POSITIVE)
+    wrong = np.flatnonzero(matches.state == FALSE_POSITIVE)
+    before = np.searchsorted(wrong, corner)
+    wrong = wrong[: before[-1] if len(before) else 0]
+    image_of_true, image_of_false = matches.image_index[corner], matches.image_index[wrong]
+    false = np.zeros(len(wrong) + 1, np.int32)
+    for weights, people in zip(counts, counts @ matches.people, strict=True):
+        true = np.cumsum(weights[image_of_true], dtype=np.int32)
+        np.cumsum(weights[image_of_false], out=false[1:])
+        yield true, false[before], int(people)
 
 
 def _on_every_image(statistic: Callable[[Matches, Counts], Floats], matches: Matches) -> float:

@@ -14,30 +14,19 @@ Interval(value=1.0, low=1.0, high=1.0)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from secpipeline.detection.bootstrap import Interval, draw, interval
 from secpipeline.detection.matching import Floats, Matches
 from secpipeline.detection.metrics import Counts
 from secpipeline.errors import CannotDecide, InputError
 
+__all__ = ["Interval", "Statistic", "bootstrap", "bootstrap_difference", "interval", "mean_interval", "replicates"]
+
 Statistic = Callable[[Matches, Counts], Floats]
 
 _CHUNK_NUMBERS = 4_000_000
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A measured value with the ends of its central 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float]:
-        """``{"value", "low", "high"}``."""
-        return asdict(self)
 
 
 def replicates(matches: Matches, statistic: Statistic, resamples: int, seed: int) -> Floats:
@@ -55,14 +44,11 @@ def replicates(matches: Matches, statistic: Statistic, resamples: int, seed: int
     CannotDecide
         If the statistic is undefined on the images as they are.
     """
-    if resamples < 100:
-        raise InputError(f"resamples: {resamples} are too few for a 95 % interval; give at least 100")
     images = len(matches.people)
     once = np.ones((1, images), np.int32)
     if images == 0 or np.isnan(statistic(matches, once)).any():
         raise CannotDecide(f"no people among the {images} images: the metric is undefined")
-    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    counts = np.concatenate([once, drawn.astype(np.int32)])
+    counts = draw(images, resamples, seed)
     # In chunks, so that memory stays bounded whatever the number of detections.
     rows = max(1, _CHUNK_NUMBERS // max(images, len(matches.score)))
     return np.concatenate([statistic(matches, counts[row : row + rows]) for row in range(0, len(counts), rows)])
@@ -94,24 +80,6 @@ def bootstrap_difference(first: Matches, second: Matches, statistic: Statistic, 
             f"{len(first.people)} and {len(second.people)} images: a paired comparison needs the same ones"
         )
     return interval(replicates(second, statistic, resamples, seed) - replicates(first, statistic, resamples, seed))
-
-
-def interval(sampled: Floats) -> Interval:
-    """From :func:`replicates` to value and percentile interval; undefined resamples are left out.
-
-    Raises
-    ------
-    CannotDecide
-        If fewer than 100 resamples are defined.
-    """
-    defined = sampled[1:][~np.isnan(sampled[1:])]
-    if len(defined) < 100:
-        raise CannotDecide(f"only {len(defined)} resamples hold people: too few images with people for an interval")
-    low, high = np.percentile(defined, (2.5, 97.5))
-    value = float(sampled[0])
-    # On tiny samples percentiles can miss the value itself; an interval that excludes it would read as a
-    # mistake.
-    return Interval(value, float(min(low, value)), float(max(high, value)))
 
 
 def mean_interval(sampled: Sequence[Floats]) -> Interval:
