@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, maximum_bipartite_matching
 
 from secpipeline.datasets.geometry import overlaps
 from secpipeline.datasets.tables import CORNERS
@@ -95,7 +95,7 @@ def find_duplicates(
         Links between images, with :data:`DUPLICATE_COLUMNS`. Images that are linked, directly or not, share a
         ``group``; among many twins each is linked to one of them, not to all. ``kind`` is the strongest that holds:
         ``file``, ``pixels`` or ``near``. ``distance`` counts bits. ``labels_differ`` says that the two images' boxes,
-        as shares of their image, cannot be matched with an intersection over union of at least 0.5.
+        as shares of their image, cannot be matched one to one with an intersection over union of at least 0.5.
 
     Raises
     ------
@@ -246,24 +246,51 @@ def _described(links: _Pairs, table: pd.DataFrame, contents: pd.Series, boxes: p
         "distance": np.bitwise_count(_hashes(a) ^ _hashes(b)).astype(np.int64),
         "crosses_splits": a["split"].to_numpy() != b["split"].to_numpy(),
         "crosses_sources": a["source"].to_numpy() != b["source"].to_numpy(),
-        "labels_differ": _labels_differ(table, boxes, links),
+        "labels_differ": labels_differ(table, boxes, links),
     }
     return pd.DataFrame(described, columns=list(DUPLICATE_COLUMNS))
 
 
-def _labels_differ(table: pd.DataFrame, boxes: pd.DataFrame, links: _Pairs) -> NDArray[np.bool_]:
-    """Whether the two images of each link have labels that cannot be matched."""
-    shares, starts = _shares(table, boxes)
-    counts = (starts[1:] - starts[:-1])[links]
+def labels_differ(images: pd.DataFrame, boxes: pd.DataFrame, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the two images of each pair have labels that cannot be matched one to one.
+
+    Parameters
+    ----------
+    images
+        Image table, with image_id, width, height.
+    boxes
+        Box table; regions to ignore are no labels. Boxes are compared as shares of their image.
+    pairs
+        Rows of ``images`` by position, shape (n, 2).
+
+    Returns
+    -------
+    ndarray
+        bool, shape (n,): the numbers of boxes differ, or no matching gives each box one of the other image with an
+        intersection over union of at least 0.5.
+    """
+    shares, starts = _shares(images, boxes)
+    counts = (starts[1:] - starts[:-1])[pairs]
     differ: NDArray[np.bool_] = counts[:, 0] != counts[:, 1]
-    # Links with as many boxes are compared together, so that little is padded.
-    for count in np.unique(counts[~differ, 0]) if len(links) else ():
+    # Pairs with as many boxes are compared together, so that little is padded.
+    for count in np.unique(counts[~differ, 0]) if len(pairs) else ():
         rows = np.flatnonzero(~differ & (counts[:, 0] == count))
         for part in np.array_split(rows, max(1, len(rows) * int(count) ** 2 // _CELLS + 1)):
-            picked = shares[starts[links[part]][:, :, None] + np.arange(count)]
-            overlap = np.asarray(overlaps(picked[:, 0], picked[:, 1]) >= _SAME_BOX)
-            differ[part] = ~np.all(overlap.any(axis=2) & overlap.any(axis=1), axis=1)
+            picked = shares[starts[pairs[part]][:, :, None] + np.arange(count)]
+            alike = np.asarray(overlaps(picked[:, 0], picked[:, 1]) >= _SAME_BOX)
+            differ[part] = ~_matched(alike)
     return differ
+
+
+def _matched(alike: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether each of k boxes can be given one of the other k, for n pairs of images; ``alike`` has shape (n, k, k)."""
+    choices, claims = alike.sum(axis=2), alike.sum(axis=1)
+    matched = (choices > 0).all(axis=1) & (claims > 0).all(axis=1)
+    crowded = matched & ((choices > 1).any(axis=1) | (claims > 1).any(axis=1))
+    for row in np.flatnonzero(crowded):
+        matched[row] = (maximum_bipartite_matching(csr_array(alike[row])) >= 0).all()
+    found: NDArray[np.bool_] = matched
+    return found
 
 
 def _shares(table: pd.DataFrame, boxes: pd.DataFrame) -> tuple[NDArray[np.float64], _Ints]:

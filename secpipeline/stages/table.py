@@ -166,9 +166,11 @@ STAGES: tuple[Stage, ...] = (
         role="validator",
         group="2_validation",
         predicate=TEST_RESULT,
+        params=("validate.baseline", "splits.holdout_sources"),
         files=("expectations/*.json",),
-        code=("validation", "datasets/releases.py", "datasets/manifests.py", "datasets/tables.py"),
+        code=("validation", "datasets"),
         kinds=("greatexpectations",),
+        outside=("baseline/*",),
     ),
     Stage(
         name="audit_labels",

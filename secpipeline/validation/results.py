@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from secpipeline.errors import InputError
+from secpipeline.validation.suites import WARNING
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class ExpectationResult:
     ----------
     type, column, reason
         What was checked (``column`` joins several with commas, "" for the whole table) and why.
+    severity
+        What it means if it does not hold: ``error`` or ``warning``.
+    ran
+        Whether it could be evaluated. A warning that could not is an error: nobody knows what it would have said.
     passed
         Whether it ran and held on every row.
     unexpected_count
@@ -34,6 +39,8 @@ class ExpectationResult:
     type: str
     column: str
     reason: str
+    severity: str
+    ran: bool
     passed: bool
     unexpected_count: int
     examples: tuple[Mapping[str, str], ...]
@@ -43,6 +50,22 @@ class ExpectationResult:
     def label(self) -> str:
         """A name that is unique enough for a report: type and columns."""
         return f"{self.type}({self.column})"
+
+    @property
+    def warned(self) -> bool:
+        """Whether it ran, did not hold, and is worth a warning only."""
+        return self.ran and not self.passed and self.severity == WARNING
+
+    @property
+    def failed(self) -> bool:
+        """Whether it stands in the way of a release."""
+        return not self.passed and not self.warned
+
+    @property
+    def found(self) -> str:
+        """What speaks against it, naming up to three rows; "" if it passed."""
+        rows = "; ".join(", ".join(f"{key}={value}" for key, value in row.items()) for row in self.examples[:3])
+        return f"{self.unexpected_count} rows, such as {rows}" if rows else self.detail
 
 
 @dataclass(frozen=True)
@@ -54,7 +77,7 @@ class SuiteResult:
     name, suite_sha256
         Which suite, and exactly which version of it.
     passed
-        Every declared check ran and held, on at least one row.
+        Every declared check ran, on at least one row, and held unless its severity is warning.
     results
         One entry per evaluated check.
     problems
@@ -76,13 +99,12 @@ class SuiteResult:
 
     def failures(self) -> Iterator[str]:
         """One sentence for each thing that is wrong, naming up to three rows."""
-        for problem in self.problems:
-            yield f"{self.name}: {problem}"
-        for result in self.results:
-            if not result.passed:
-                rows = "; ".join(", ".join(f"{k}={v}" for k, v in row.items()) for row in result.examples[:3])
-                found = f"{result.unexpected_count} rows, such as {rows}" if rows else result.detail
-                yield f"{self.name}: {result.label}: {found}"
+        yield from (f"{self.name}: {problem}" for problem in self.problems)
+        yield from (f"{self.name}: {result.label}: {result.found}" for result in self.results if result.failed)
+
+    def warnings(self) -> Iterator[str]:
+        """One sentence for each thing that is unusual, naming up to three rows."""
+        yield from (f"{self.name}: {result.label}: {result.found}" for result in self.results if result.warned)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as a JSON-able record."""
@@ -95,8 +117,8 @@ def test_result(results: Sequence[SuiteResult]) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``result`` ("PASSED" or "FAILED"), ``configuration`` (each suite file with its digest),
-        ``passedTests`` and ``failedTests`` (``suite: type(columns)``).
+        ``result`` ("PASSED", "WARNED" or "FAILED"), ``configuration`` (each suite file with its digest),
+        ``passedTests``, ``warnedTests`` and ``failedTests`` (``suite: type(columns)``).
 
     Raises
     ------
@@ -105,15 +127,19 @@ def test_result(results: Sequence[SuiteResult]) -> dict[str, Any]:
     """
     if not results:
         raise InputError("no suite was run, so there is no test result; give at least one")
-    passed = [f"{suite.name}: {r.label}" for suite in results for r in suite.results if r.passed]
-    failed = [f"{suite.name}: {r.label}" for suite in results for r in suite.results if not r.passed]
+    checks = [(f"{suite.name}: {result.label}", result) for suite in results for result in suite.results]
+    passed = [name for name, result in checks if result.passed]
+    warned = [name for name, result in checks if result.warned]
+    failed = [name for name, result in checks if result.failed]
     failed += [f"{suite.name}: {problem}" for suite in results for problem in suite.problems]
+    whole = all(suite.passed for suite in results) and not failed
     return {
-        "result": "PASSED" if all(suite.passed for suite in results) else "FAILED",
+        "result": "FAILED" if not whole else "WARNED" if warned else "PASSED",
         "configuration": [
             {"name": f"expectations/{suite.name}.json", "digest": {"sha256": suite.suite_sha256}} for suite in results
         ],
         "passedTests": passed,
+        "warnedTests": warned,
         "failedTests": failed,
     }
 

@@ -1,7 +1,10 @@
 """Run a suite so that a check which did not run counts as a failed one.
 
 Great Expectations passes an empty suite and an empty table, and drops what it cannot load. Here a result
-passes only if every declared expectation was evaluated on at least one row and held on every row.
+passes only if every declared expectation was evaluated on every part of the table and there was at least one row.
+
+A table may come in parts, such as the batches of :class:`secpipeline.validation.parts.ParquetTable`; the result is
+that of the whole table, and memory is bounded by a part plus eight bytes a row for each check of unique values.
 
 >>> validate(load_suite(Path("expectations/images.json")), images).passed        # doctest: +SKIP
 True
@@ -10,7 +13,8 @@ True
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import great_expectations as gx
@@ -18,41 +22,110 @@ import pandas as pd
 
 import secpipeline.validation.box_expectation  # noqa: F401 - registers expect_box_inside_image
 from secpipeline.errors import InputError
+from secpipeline.validation.repeats import Repeats
 from secpipeline.validation.results import ExpectationResult, SuiteResult
-from secpipeline.validation.suites import Expectation, Suite
+from secpipeline.validation.suites import UNIQUE, Expectation, Suite
 
 MAX_EXAMPLES = 10
 _NUMBER = "declared_number"
+_Outcomes = Mapping[int, Mapping[str, Any]]
 
 
-def validate(suite: Suite, frame: pd.DataFrame) -> SuiteResult:
-    """Run every check of ``suite`` on ``frame``.
+@dataclass
+class _Tally:
+    """What the parts of a table said about one expectation."""
+
+    parts: int = 0
+    ran: bool = True
+    passed: bool = True
+    count: int = 0
+    examples: list[Mapping[str, str]] = field(default_factory=list)
+    detail: str = ""
+
+    def add(self, suite: Suite, outcome: Mapping[str, Any]) -> None:
+        found = outcome["result"]
+        exception = _exception(outcome["exception_info"])
+        self.parts += 1
+        self.count += int(found.get("unexpected_count") or 0)
+        self.ran &= not exception
+        self.passed &= outcome["success"] is True and not exception
+        if outcome["success"] is not True or exception:
+            observed = found.get("details") or found.get("observed_value")
+            self.detail = self.detail or exception or f"observed {observed}"
+        rows = (found.get("unexpected_index_list") or [])[: MAX_EXAMPLES - len(self.examples)]
+        self.examples += [
+            {key: _printable(row[key]) for key in sorted(row, key=lambda k: (k not in suite.row_id, k))} for row in rows
+        ]
+
+    def result(self, expectation: Expectation) -> ExpectationResult:
+        detail = f"{self.count} unexpected rows" if self.ran and self.count else self.detail
+        return ExpectationResult(
+            type=expectation.type,
+            column=", ".join(expectation.columns),
+            reason=expectation.reason,
+            severity=expectation.severity,
+            ran=self.ran,
+            passed=self.passed,
+            unexpected_count=self.count,
+            examples=tuple(self.examples),
+            detail=detail,
+        )
+
+
+def validate(suite: Suite, table: pd.DataFrame | Iterable[pd.DataFrame]) -> SuiteResult:
+    """Run every check of ``suite`` on a table.
+
+    Parameters
+    ----------
+    suite
+        From :func:`secpipeline.validation.suites.load_suite`.
+    table
+        Whole, or in parts that have the same columns. Parts must be there to be gone through again, as those of a
+        list are and those of a generator are not.
 
     Raises
     ------
     InputError
         If Great Expectations refuses an argument's value (a bound that is not a number, say).
     """
-    if frame.empty:
-        return SuiteResult(
-            suite.name, suite.sha256, False, (), ("the table has no rows",), len(suite.expectations), 0, 0
-        )
-    outcomes = _run(suite, frame)
-    results = tuple(_result(suite, suite.expectations[number], outcomes[number]) for number in sorted(outcomes))
-    problems = []
-    if len(results) != len(suite.expectations):
-        problems.append(f"only {len(results)} of {len(suite.expectations)} declared checks ran")
-    passed = not problems and all(result.passed for result in results)
-    return SuiteResult(
-        suite.name,
-        suite.sha256,
-        passed,
-        results,
-        tuple(problems),
-        len(suite.expectations),
-        len(results),
-        len(frame),
+    parts = [table] if isinstance(table, pd.DataFrame) else table
+    tallies = {number: _Tally() for number in range(len(suite.expectations))}
+    repeats = {n: Repeats(e.columns, suite.row_id) for n, e in enumerate(suite.expectations) if e.type in UNIQUE}
+    rows = seen = 0
+    for part in parts:
+        if part.empty:
+            continue
+        rows, seen = rows + len(part), seen + 1
+        for check in repeats.values():
+            check.see(part)
+        numbers = [number for number in tallies if number not in repeats]
+        _add(suite, tallies, _run(suite, numbers, part))
+    for number, check in repeats.items() if rows else ():
+        outcomes = _run(suite, [number], check.suspects(parts))
+        _add(suite, tallies, outcomes)
+    expected = {number: 1 if number in repeats else seen for number in tallies}
+    return _summed_up(suite, tallies, expected, rows)
+
+
+def _add(suite: Suite, tallies: Mapping[int, _Tally], outcomes: _Outcomes) -> None:
+    for number, outcome in outcomes.items():
+        tallies[number].add(suite, outcome)
+
+
+def _summed_up(suite: Suite, tallies: Mapping[int, _Tally], expected: Mapping[int, int], rows: int) -> SuiteResult:
+    declared = len(suite.expectations)
+    results = tuple(
+        tally.result(suite.expectations[number])
+        for number, tally in tallies.items()
+        if rows and tally.parts == expected[number]
     )
+    problems: tuple[str, ...] = ()
+    if not rows:
+        problems = ("the table has no rows",)
+    elif len(results) != declared:
+        problems = (f"only {len(results)} of {declared} declared checks ran",)
+    passed = not problems and not any(result.failed for result in results)
+    return SuiteResult(suite.name, suite.sha256, passed, results, problems, declared, len(results), rows)
 
 
 @functools.cache
@@ -63,13 +136,14 @@ def _context() -> Any:
     return context
 
 
-def _run(suite: Suite, frame: pd.DataFrame) -> dict[int, dict[str, Any]]:
+def _run(suite: Suite, numbers: Sequence[int], frame: pd.DataFrame) -> dict[int, dict[str, Any]]:
     """Great Expectations' outcome by the number of the expectation; one that was dropped is absent."""
+    if not numbers:
+        return {}
     batch = _context().data_sources.pandas_default.read_dataframe(frame)
     # The number travels in meta: results come back in another order and without arguments that are defaults.
-    declared = [
-        {"type": e.type, "kwargs": dict(e.kwargs), "meta": {_NUMBER: n}} for n, e in enumerate(suite.expectations)
-    ]
+    chosen = [(number, suite.expectations[number]) for number in numbers]
+    declared = [{"type": e.type, "kwargs": dict(e.kwargs), "meta": {_NUMBER: n}} for n, e in chosen]
     try:
         loaded = gx.ExpectationSuite(name=suite.name, expectations=declared)
     except ValueError as error:
@@ -82,25 +156,9 @@ def _run(suite: Suite, frame: pd.DataFrame) -> dict[int, dict[str, Any]]:
     return {result.expectation_config.meta[_NUMBER]: result.to_json_dict() for result in outcome.results}
 
 
-def _result(suite: Suite, expectation: Expectation, outcome: Mapping[str, Any]) -> ExpectationResult:
-    found = outcome["result"]
-    detail = _exception(outcome["exception_info"])
-    passed = outcome["success"] is True and not detail
-    count = int(found.get("unexpected_count") or 0)
-    if not passed and not detail:
-        observed = found.get("details") or found.get("observed_value")
-        detail = f"{count} unexpected rows" if count else f"observed {observed}"
-    examples = tuple(
-        {key: _printable(row[key]) for key in sorted(row, key=lambda k: (k not in suite.row_id, k))}
-        for row in (found.get("unexpected_index_list") or [])[:MAX_EXAMPLES]
-    )
-    columns = ", ".join(expectation.columns)
-    return ExpectationResult(expectation.type, columns, expectation.reason, passed, count, examples, detail)
-
-
 def _printable(value: Any) -> str:
     """A value on one line: what does not print, such as a newline at its end, is shown escaped."""
-    text = str(value)
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text if text.isprintable() else repr(text)
 
 

@@ -2,7 +2,11 @@
 
 Great Expectations fails open: it drops an expectation whose type is misspelled and skips missing values. So
 only listed types and arguments are let in, and a column whose missing values would be skipped needs a check
-against them.
+against them. All types are about rows, repeated values or the table's form, so that a table gives the same result
+whole and in parts; what is about many rows at once, such as a mean, is a row of a table of statistics.
+
+An expectation that does not hold fails the release, unless its ``meta`` says ``"severity": "warning"``: for what is
+unusual rather than wrong.
 
 >>> suite = load_suite(Path("expectations/images.json"))                         # doctest: +SKIP
 >>> len(suite.expectations)                                                      # doctest: +SKIP
@@ -24,9 +28,7 @@ _BOUNDS = frozenset({"min_value", "max_value", "strict_min", "strict_max"})
 # Neither `mostly` nor `row_condition` is here: each lets rows pass unchecked.
 _ALLOWED: Mapping[str, frozenset[str]] = {
     "expect_box_inside_image": frozenset({"column_list", "min_side", "ignore_row_if"}),
-    "expect_column_mean_to_be_between": _BOUNDS | {"column"},
     "expect_column_pair_values_a_to_be_greater_than_b": frozenset({"column_A", "column_B", "or_equal"}),
-    "expect_column_unique_value_count_to_be_between": _BOUNDS | {"column"},
     "expect_column_values_to_be_between": _BOUNDS | {"column"},
     "expect_column_values_to_be_in_set": frozenset({"column", "value_set"}),
     "expect_column_values_to_be_in_type_list": frozenset({"column", "type_list"}),
@@ -36,18 +38,21 @@ _ALLOWED: Mapping[str, frozenset[str]] = {
     "expect_compound_columns_to_be_unique": frozenset({"column_list"}),
     "expect_table_columns_to_match_ordered_list": frozenset({"column_list"}),
     "expect_table_columns_to_match_set": frozenset({"column_set", "exact_match"}),
-    "expect_table_row_count_to_be_between": frozenset({"min_value", "max_value"}),
 }
+# Whether these hold for a row depends on other rows.
+UNIQUE = frozenset({"expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique"})
+ERROR, WARNING = "error", "warning"
 _COUNT_MISSING_AS_BAD = frozenset({"expect_box_inside_image", "expect_column_values_to_not_be_null"})
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """One declared check: its Great Expectations type, its arguments, and the reason it is there."""
+    """One declared check: its type, its arguments, why it is there, and what it means if it does not hold."""
 
     type: str
     kwargs: Mapping[str, Any]
     reason: str
+    severity: str = ERROR
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -120,16 +125,21 @@ def _expectation(entry: Any, where: str) -> Expectation:
     if not isinstance(entry, dict) or set(entry) - {"type", "kwargs", "meta"} or "type" not in entry:
         raise InputError(f'{where}: must be an object with "type", "kwargs" and "meta" only')
     kind, kwargs, meta = entry["type"], entry.get("kwargs", {}), entry.get("meta", {})
-    if kind not in _ALLOWED:
+    if not isinstance(kwargs, dict) or not isinstance(meta, dict):
+        raise InputError(f'{where}: "kwargs" and "meta" must be objects')
+    if not isinstance(kind, str) or kind not in _ALLOWED:
         raise InputError(f"{where}: {kind!r} is not an allowed type; the allowed ones are {', '.join(_ALLOWED)}")
     if unknown := set(kwargs) - _ALLOWED[kind]:
         raise InputError(f"{where}: {kind} does not take {', '.join(sorted(unknown))}; remove it or fix the spelling")
-    if set(meta) - {"reason", "missing"} or meta.get("missing", "allowed") != "allowed":
-        raise InputError(f'{where}: "meta" takes "reason" and "missing": "allowed" only')
+    severity = meta.get("severity", ERROR)
+    if set(meta) - {"reason", "missing", "severity"} or meta.get("missing", "allowed") != "allowed":
+        raise InputError(f'{where}: "meta" takes "reason", "severity" and "missing": "allowed" only')
+    if severity not in (ERROR, WARNING):
+        raise InputError(f'{where}: severity {severity!r} must be "{ERROR}" or "{WARNING}"')
     regex = kwargs.get("regex")
-    if regex is not None and not (regex.startswith(r"\A") and regex.endswith(r"\Z")):
+    if regex is not None and not (isinstance(regex, str) and regex.startswith(r"\A") and regex.endswith(r"\Z")):
         raise InputError(rf"{where}: {regex!r} must begin with \A and end with \Z: ^ and $ let a newline through")
-    return Expectation(kind, kwargs, str(meta.get("reason", "")))
+    return Expectation(kind, kwargs, str(meta.get("reason", "")), severity)
 
 
 def _refuse_skipped_missing_values(path: Path, entries: Sequence[Any], expectations: Sequence[Expectation]) -> None:

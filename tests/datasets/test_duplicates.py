@@ -167,6 +167,16 @@ LABELS = {
         [(1, 50, 5, 60, 45, False), (1, 10, 10, 20, 30, False)],
         True,
     ),
+    "each like one, but two like the same one alone": (
+        [(0, 10, 10, 20, 30, False), (0, 10, 11, 20, 31, False), (0, 50, 5, 60, 45, False)],
+        [(1, 10, 10, 20, 30, False), (1, 50, 5, 60, 45, False), (1, 50, 6, 60, 46, False)],
+        True,
+    ),
+    "crowded": (
+        [(0, 10, 10, 20, 30, False), (0, 12, 10, 22, 30, False), (0, 14, 10, 24, 30, False)],
+        [(1, 11, 10, 21, 30, False), (1, 13, 10, 23, 30, False), (1, 15, 10, 25, 30, False)],
+        False,
+    ),
     "one twice": (
         [(0, 10, 10, 20, 30, False), (0, 50, 5, 60, 45, False)],
         [(1, 10, 10, 20, 30, False), (1, 10, 10, 20, 30, False)],

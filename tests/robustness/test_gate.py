@@ -102,6 +102,13 @@ def test_a_good_detector_passes_with_every_check_written_down():
     assert json.loads(canonical_json(verdict.to_json()))["verdict"] == "pass"
 
 
+def test_a_warning_about_the_data_is_shown_and_stops_nothing():
+    reports = changed(("validation",), {"result": "WARNED", "warnedTests": ["heights are usual"], "failedTests": []})
+    verdict = decide(POLICY, reports)
+    assert verdict.verdict == "pass"
+    assert [check.measured for check in verdict.checks if check.code == "validation"] == ["WARNED"]
+
+
 CONDITIONS = ("robustness", "conditions")
 SERVED = ("robustness", "black_box", "conditions")
 

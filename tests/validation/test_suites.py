@@ -14,7 +14,7 @@ from secpipeline.validation.page import render
 from secpipeline.validation.results import test_result
 from secpipeline.validation.running import validate
 from secpipeline.validation.suites import load_suite
-from secpipeline.validation.tables import relations_frame, scenes_frame, validate_tables
+from secpipeline.validation.tables import SUITES, relations_frame, validate_tables
 
 EXPECTATIONS = Path(__file__).parents[2] / "expectations"
 NOT_NULL = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "x"}}
@@ -39,9 +39,9 @@ def failures(suite, images, boxes):
 
 
 def test_valid_tables_pass_with_every_declared_check_evaluated():
-    results = validate_tables(*make_tables(), EXPECTATIONS)
+    results = validate_tables(*make_tables(), EXPECTATIONS).results
 
-    assert [result.name for result in results] == ["images", "boxes", "relations", "scenes"]
+    assert tuple(result.name for result in results) == SUITES
     assert all(result.passed and result.evaluated == result.declared > 0 for result in results)
     assert test_result(results)["result"] == "PASSED"
     assert test_result(results)["failedTests"] == []
@@ -106,18 +106,6 @@ def test_damage_is_noticed(case):
     frame.loc[3, column] = value
 
     assert any(label.endswith(expected) for label in failures(suite, images, boxes))
-
-
-def test_a_scene_in_two_splits_is_named_with_its_images():
-    images, boxes = make_tables()
-    images.loc[0, "split"] = "test"
-
-    result = validate_tables(images, boxes, EXPECTATIONS)[-1]
-
-    assert not result.passed
-    (failed,) = [r for r in result.results if not r.passed]
-    assert failed.examples[0]["source"] == "vendor-a"
-    assert failed.examples[0]["examples"].split() == ["vendor-a/000/000", "vendor-a/000/001"]
 
 
 @pytest.mark.parametrize("column", ["image_id", "file_name", "sha256"])
@@ -195,6 +183,16 @@ REFUSED = {
     "no expectations": [],
     "not a list": {},
     "unknown key beside kwargs": [{**NOT_NULL, "severity": "info"}],
+    "unknown severity": [{**NOT_NULL, "meta": {"severity": "info"}}],
+    "type that is no text": [{"type": ["expect_column_values_to_not_be_null"], "kwargs": {"column": "x"}}],
+    "arguments that are no object": [{**NOT_NULL, "kwargs": "x"}],
+    "pattern that is no text": [
+        NOT_NULL,
+        {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "x", "regex": 3}},
+    ],
+    "check of the whole table that parts would change": [
+        {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "x", "min_value": 0}},
+    ],
     "misspelled excuse": [NOT_NULL, {**BETWEEN, "meta": {"missing": "fine"}}],
     "not an object": ["expect_column_values_to_not_be_null"],
 }
@@ -237,11 +235,11 @@ def test_a_missing_suite_file_is_refused(tmp_path):
 
 
 def test_an_argument_of_the_wrong_type_is_refused_when_run(tmp_path):
-    bad = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": "many"}}
-    suite = load_suite(write_suite(tmp_path, [bad]))
+    bad = {**BETWEEN, "kwargs": {"column": "x", "min_value": []}}
+    suite = load_suite(write_suite(tmp_path, [NOT_NULL, bad]))
 
     with pytest.raises(InputError, match="suite small"):
-        validate(suite, pd.DataFrame({"image_id": ["a"]}))
+        validate(suite, pd.DataFrame({"image_id": ["a"], "x": [1.0]}))
 
 
 def test_tables_without_a_column_are_refused_by_name():
@@ -250,13 +248,13 @@ def test_tables_without_a_column_are_refused_by_name():
     with pytest.raises(InputError, match="boxes table has no column height"):
         relations_frame(images, boxes.drop(columns="height"))
     with pytest.raises(InputError, match="images table has no column split"):
-        scenes_frame(images.drop(columns="split"))
+        validate_tables(images.drop(columns="split"), boxes, EXPECTATIONS)
 
 
 def test_a_failed_suite_makes_the_test_result_fail_and_binds_the_suite_files():
     images, boxes = make_tables()
     boxes.loc[2, "label"] = "cyclist"
-    results = validate_tables(images, boxes, EXPECTATIONS)
+    results = validate_tables(images, boxes, EXPECTATIONS).results
 
     outcome = test_result(results)
 
@@ -279,7 +277,7 @@ def test_the_page_escapes_what_was_delivered():
     boxes.loc[2, "label"] = "<script>alert(1)</script>"
     images.loc[1, "split"] = "<img src=x onerror=alert(2)>"
 
-    page = render(validate_tables(images, boxes, EXPECTATIONS))
+    page = render(validate_tables(images, boxes, EXPECTATIONS).results)
 
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script" not in page
@@ -292,7 +290,7 @@ def test_the_page_says_what_failed_and_why_it_is_checked():
     images, boxes = make_tables()
     boxes.loc[2, "label"] = "cyclist"
 
-    page = render(validate_tables(images, boxes, EXPECTATIONS))
+    page = render(validate_tables(images, boxes, EXPECTATIONS).results)
 
     assert "<title>Validation: failed</title>" in page
     assert "the one class that the detectors know" in page
@@ -305,3 +303,44 @@ def test_every_shipped_expectation_says_why_it_is_there():
     assert len(declared) > 60
     assert all(e.reason for e in declared)
     assert {e.type for e in declared} <= set(suites._ALLOWED)
+
+
+LOOSE = {**BETWEEN, "meta": {"severity": "warning", "missing": "allowed"}}
+
+
+def test_a_warning_is_recorded_and_refuses_nothing(tmp_path):
+    suite = load_suite(write_suite(tmp_path, [NOT_NULL, LOOSE]))
+
+    result = validate(suite, pd.DataFrame({"image_id": ["a", "b"], "x": [1.0, -3.0]}))
+    outcome = test_result([result])
+
+    assert result.passed
+    assert not list(result.failures())
+    assert [warning for warning in result.warnings() if "image_id=b" in warning]
+    assert outcome["result"] == "WARNED"
+    assert outcome["warnedTests"] == ["small: expect_column_values_to_be_between(x)"]
+    assert outcome["failedTests"] == []
+    page = render([result])
+    assert "<title>Validation: warned</title>" in page
+    assert "<code>-3</code>" in page
+
+
+def test_a_warning_that_could_not_be_looked_at_is_a_failure(tmp_path):
+    suite = load_suite(write_suite(tmp_path, [LOOSE]))
+
+    result = validate(suite, pd.DataFrame({"image_id": ["a"]}))
+
+    assert not result.passed
+    assert test_result([result])["result"] == "FAILED"
+    assert "could not run" in next(result.failures())
+    assert not list(result.warnings())
+
+
+def test_an_error_beside_a_warning_is_still_an_error(tmp_path):
+    suite = load_suite(write_suite(tmp_path, [NOT_NULL, LOOSE]))
+
+    outcome = test_result([validate(suite, pd.DataFrame({"image_id": ["a", "b"], "x": [np.nan, -3.0]}))])
+
+    assert outcome["result"] == "FAILED"
+    assert outcome["failedTests"] == ["small: expect_column_values_to_not_be_null(x)"]
+    assert outcome["warnedTests"] == ["small: expect_column_values_to_be_between(x)"]
