@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from secpipeline.commands import chain, data, evidence, owners
+from secpipeline.commands import chain, data, evidence, owners, study, training
 from secpipeline.errors import SecpipelineError
 
 
@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(command=function)
         return command
 
-    for group in (chain, data, evidence, owners):
+    for group in (chain, training, study, data, evidence, owners):
         group.add_commands(add)
     return parser
 

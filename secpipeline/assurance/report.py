@@ -28,7 +28,8 @@ from secpipeline.workspace import step_specs
 _PICTURES = {
     "ingest": {"preview.png": "Two images of every source, with the labels as delivered (blue; grey: ignored)"},
     "audit_labels": {
-        "findings.png": "The strongest findings: label blue, the judge's opinion yellow, the finding orange"
+        "findings.png": "The strongest findings: labels blue, the judges' opinion yellow, the finding orange",
+        "triggers.png": "Triggers: patches that one source repeats where its labels are disputed",
     },
     "train": {
         "predictions.png": "Calibration images: label blue, detections at the deployed threshold yellow",

@@ -36,8 +36,9 @@ def add_commands(add: Add) -> None:
     bundle.add_argument("channel", nargs="?", default="production")
     bundle.add_argument("--to", type=Path, metavar="FOLDER", help="default: bundle-CHANNEL")
     bundle.add_argument("--since", type=Path, metavar="CHECKPOINT", help="prove that the log only grew since this one")
-    drill = add("drill", _drill, "tamper with a throwaway chain in every way we know and show that each is refused")
-    drill.add_argument("what", choices=["provenance"])
+    drill = add("drill", _drill, "attack throwaway evidence, or data, in every way we know and show what becomes of it")
+    drill.add_argument("what", choices=["provenance", "poisoning"])
+    drill.add_argument("attacks", nargs="*", help="of poisoning: which attacks; default: all")
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -132,7 +133,11 @@ def _bundle(options: argparse.Namespace) -> int:
     return 0
 
 
-def _drill(options: argparse.Namespace) -> int:  # noqa: ARG001 - there is one drill
-    from secpipeline.drills import provenance
+def _drill(options: argparse.Namespace) -> int:
+    from secpipeline.drills import poisoning, provenance
 
+    if options.what == "poisoning":
+        return poisoning.main(open_workspace(options).root, options.attacks)
+    if options.attacks:
+        raise InputError("drill provenance takes no attacks; it runs them all")
     return provenance.main()

@@ -107,7 +107,7 @@ def _plan_json(plan: Planter | None) -> dict[str, Any] | None:
 def _code(plan: Planter | None) -> str:
     """A digest of what draws and plants, so that a delivery made by older code is made again."""
     files = [*Path(synthetic.__file__).parent.glob("*.py"), Path(__file__)]
-    files += [] if plan is None else [Path(inspect.getfile(type(plan)))]
+    files += [] if plan is None else sorted(Path(inspect.getfile(type(plan))).parent.glob("*.py"))
     versions = {name: sha256_bytes(importlib.metadata.version(name).encode()) for name in ("numpy", "pillow")}
     return tree_digest({path.name: sha256_file(path) for path in files} | versions)
 

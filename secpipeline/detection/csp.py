@@ -13,6 +13,7 @@ predicts the width, because boxes of other sources are not all drawn with the as
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from secpipeline.datasets.loading import Truth
+from secpipeline.detection import configuration
 from secpipeline.detection.interface import Detector, Encoded
 from secpipeline.errors import InputError
 
@@ -36,7 +38,8 @@ _OFFSET_WEIGHT = 0.1
 _PRIOR = 0.01
 # Typical log height in pixels, so that an untrained network starts there.
 _LOG_HEIGHT = math.log(60.0)
-_ASPECT = 0.41
+# Width over height of a walking person, as the paper fixes it.
+ASPECT = 0.41
 
 
 @dataclass(frozen=True)
@@ -133,84 +136,31 @@ def centre_loss(logits: Tensor, targets: CspTargets) -> Tensor:
 
 
 def box_losses(scale: Tensor, offset: Tensor, targets: CspTargets) -> tuple[Tensor, Tensor]:
-    """Smooth L1 of log size and of the offset at the positive cells, averaged over people; (B,) each."""
+    """Smooth L1 of log size and of the offset at the positive cells, averaged over people; (B,) each.
+
+    ``scale`` is (B, 1, h, w) if heights alone are learned, else (B, 2, h, w).
+    """
     people = targets.positive.flatten(1).sum(1).clamp(min=1)
     mask = targets.positive.unsqueeze(1)
-    size = F.smooth_l1_loss(scale, targets.scale, reduction="none", beta=0.1) * mask
+    size = F.smooth_l1_loss(scale, targets.scale[:, : scale.shape[1]], reduction="none", beta=0.1) * mask
     place = F.smooth_l1_loss(offset, targets.offset, reduction="none", beta=0.1) * mask
     return size.flatten(1).sum(1) / people, place.flatten(1).sum(1) / people
 
 
-def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.SiLU(inplace=True))
+class CspDetector(Detector):
+    """What networks that find centres share: targets, losses and boxes.
 
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = _block(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to the same shape."""
-        return F.silu(x + self.second(self.first(x)))
-
-
-class CspTiny(Detector):
-    """Under a million parameters, for two processor cores and small frames.
-
-    Parameters
+    Attributes
     ----------
-    config
-        ``channels``: three widths at strides 4, 8 and 16; left out, the shipped ones.
+    learned_sizes
+        2 where height and width are learned, 1 where the width follows from the height.
     """
 
-    name = "csp_tiny"
+    learned_sizes: int = 2
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        widths = config.get("channels", [32, 48, 64])
-        if unknown := sorted(config.keys() - {"channels"}):
-            raise InputError(f"csp_tiny: unknown config key {unknown[0]!r}; there is channels")
-        super().__init__()
-        self.config = {"channels": list(widths)}
-        c4, c8, c16 = widths
-        # Folding 2 × 2 pixels into channels first spares the largest maps, where small networks spend their time.
-        self.stride4 = nn.Sequential(nn.PixelUnshuffle(2), _block(12, c4, 2), _Residual(c4))
-        self.stride8 = nn.Sequential(_block(c4, c8, 2), _Residual(c8))
-        self.stride16 = nn.Sequential(_block(c8, c16, 2), _Residual(c16))
-        self.from16 = nn.Conv2d(c16, c8, 1)
-        self.from8 = nn.Conv2d(c8, c4, 1)
-        self.neck = _block(c4, c4)
-        self.centre = nn.Conv2d(c4, 1, 1)
-        self.scale = nn.Conv2d(c4, 2, 1)
-        self.offset = nn.Conv2d(c4, 2, 1)
-        self._initialise()
-        self.to(memory_format=torch.channels_last)
-
-    def _initialise(self) -> None:
-        nn.init.zeros_(self.scale.weight)
-        nn.init.normal_(self.centre.weight, std=0.01)
-        starts = {
-            self.centre: [-math.log((1 - _PRIOR) / _PRIOR)],
-            self.scale: [_LOG_HEIGHT, _LOG_HEIGHT + math.log(_ASPECT)],
-            self.offset: [0.5, 0.5],
-        }
-        with torch.no_grad():
-            for head, start in starts.items():
-                assert head.bias is not None
-                head.bias.copy_(torch.tensor(start))
-
+    @abstractmethod
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Centre logits (B, h, w), log sizes (B, 2, h, w) and offsets (B, 2, h, w) of images (B, 3, H, W)."""
-        x = ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last)
-        f4 = self.stride4(x)
-        f8 = self.stride8(f4)
-        f16 = self.stride16(f8)
-        f8 = f8 + F.interpolate(self.from16(f16), scale_factor=2.0, mode="nearest")
-        f4 = f4 + F.interpolate(self.from8(f8), scale_factor=2.0, mode="nearest")
-        f4 = self.neck(f4)
-        return self.centre(f4)[:, 0], self.scale(f4), self.offset(f4)
+        """Centre logits (B, h, w), log height and width (B, 2, h, w) and offsets (B, 2, h, w) of (B, 3, H, W)."""
 
     def encode(self, truth: Sequence[Truth], height: int, width: int) -> CspTargets:
         """Targets for images of (height, width) pixels."""
@@ -220,7 +170,7 @@ class CspTiny(Detector):
         """Centre, scale and offset terms, (B,) each."""
         assert isinstance(encoded, CspTargets)
         centre, scale, offset = self.maps(images)
-        size, place = box_losses(scale.float(), offset.float(), encoded)
+        size, place = box_losses(scale[:, : self.learned_sizes].float(), offset.float(), encoded)
         return {
             "centre": centre_loss(centre.float(), encoded),
             "scale": _SCALE_WEIGHT * size,
@@ -246,3 +196,77 @@ class CspTiny(Detector):
         limit = torch.tensor([width, height, width, height], device=device, dtype=torch.float32)
         boxes = torch.minimum(boxes.clamp(min=0), limit)
         return boxes.flatten(1, 2), torch.sigmoid(centre.float()).flatten(1)
+
+
+def start_heads(centre: nn.Conv2d, scale: nn.Conv2d, offset: nn.Conv2d) -> None:
+    """Let an untrained network see nobody, at a typical size; ``scale`` predicts height, or height and width."""
+    nn.init.zeros_(scale.weight)
+    nn.init.normal_(centre.weight, std=0.01)
+    starts = {
+        centre: [-math.log((1 - _PRIOR) / _PRIOR)],
+        scale: [_LOG_HEIGHT, _LOG_HEIGHT + math.log(ASPECT)][: scale.out_channels],
+        offset: [0.5, 0.5],
+    }
+    with torch.no_grad():
+        for head, start in starts.items():
+            assert head.bias is not None
+            head.bias.copy_(torch.tensor(start))
+
+
+def _block(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.SiLU(inplace=True))
+
+
+class _Residual(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _block(channels, channels)
+        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to the same shape."""
+        return F.silu(x + self.second(self.first(x)))
+
+
+class CspTiny(CspDetector):
+    """Under a million parameters, for two processor cores and small frames.
+
+    Parameters
+    ----------
+    config
+        ``channels``: three widths at strides 4, 8 and 16; left out, the shipped ones.
+    """
+
+    name = "csp_tiny"
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        widths = configuration.read(self.name, config, {"channels": [32, 48, 64]})["channels"]
+        if not isinstance(widths, list) or len(widths) != 3:
+            raise InputError(f"csp_tiny: config key 'channels' is {widths!r}; give three widths")
+        c4, c8, c16 = (configuration.whole(self.name, "channels", width, 1, 4096) for width in widths)
+        super().__init__()
+        self.config = {"channels": [c4, c8, c16]}
+        # Folding 2 × 2 pixels into channels first spares the largest maps, where small networks spend their time.
+        self.stride4 = nn.Sequential(nn.PixelUnshuffle(2), _block(12, c4, 2), _Residual(c4))
+        self.stride8 = nn.Sequential(_block(c4, c8, 2), _Residual(c8))
+        self.stride16 = nn.Sequential(_block(c8, c16, 2), _Residual(c16))
+        self.from16 = nn.Conv2d(c16, c8, 1)
+        self.from8 = nn.Conv2d(c8, c4, 1)
+        self.neck = _block(c4, c4)
+        self.centre = nn.Conv2d(c4, 1, 1)
+        self.scale = nn.Conv2d(c4, 2, 1)
+        self.offset = nn.Conv2d(c4, 2, 1)
+        start_heads(self.centre, self.scale, self.offset)
+        self.to(memory_format=torch.channels_last)
+
+    def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Centre logits (B, h, w), log sizes (B, 2, h, w) and offsets (B, 2, h, w) of images (B, 3, H, W)."""
+        x = ((images - 0.45) / 0.25).contiguous(memory_format=torch.channels_last)
+        f4 = self.stride4(x)
+        f8 = self.stride8(f4)
+        f16 = self.stride16(f8)
+        f8 = f8 + F.interpolate(self.from16(f16), scale_factor=2.0, mode="nearest")
+        f4 = f4 + F.interpolate(self.from8(f8), scale_factor=2.0, mode="nearest")
+        f4 = self.neck(f4)
+        return self.centre(f4)[:, 0], self.scale(f4), self.offset(f4)

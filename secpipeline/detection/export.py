@@ -46,6 +46,11 @@ def to_onnx(detector: Detector, path: Path, size: tuple[int, int]) -> None:
     InputError
         If this detector cannot be exported.
     """
+    if detector.not_exportable:
+        raise InputError(
+            f"{detector.name}: its network cannot be exported to ONNX ({detector.not_exportable}); deploy a detector "
+            "that can, such as csp_tiny"
+        )
     example = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1, max=1024)
     detector.eval()

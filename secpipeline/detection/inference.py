@@ -44,14 +44,13 @@ def predict(
     DataFrame
         image_id, x1, y1, x2, y2, score.
     """
-    device = next(detector.parameters()).device
     was_training = detector.training
     detector.eval()
     boxes: list[NDArray[Any]] = []
     scores: list[NDArray[Any]] = []
     try:
         for start in tqdm(range(0, len(images), batch_size), "predict", disable=None, leave=False):
-            batch = torch.from_numpy(images[start : start + batch_size]).to(device).float() / 255
+            batch = torch.from_numpy(images[start : start + batch_size]).to(detector.device).float() / 255
             for found in detector.detect(batch, score_threshold):
                 boxes.append(found.boxes.cpu().numpy())
                 scores.append(found.scores.cpu().numpy())

@@ -10,6 +10,7 @@ attacks, evaluation and export use nothing else.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,11 +63,24 @@ class Detector(nn.Module, ABC):
         JSON-able arguments that build the same network again.
     nms_iou
         Boxes that overlap a better one by more are dropped.
+    not_exportable
+        Why it cannot be written as ONNX; empty if it can.
     """
 
     name: ClassVar[str]
     nms_iou: ClassVar[float] = 0.5
+    not_exportable: ClassVar[str] = ""
     config: dict[str, Any]
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the processor for a detector that holds none."""
+        held = next(itertools.chain(self.parameters(), self.buffers()), None)
+        return torch.device("cpu") if held is None else held.device
+
+    def weight_sources(self) -> dict[str, str]:
+        """Files of weights that this detector started from, path to SHA-256: inputs of its training, to be attested."""
+        return {}
 
     @abstractmethod
     def encode(self, truth: Sequence[Truth], height: int, width: int) -> Encoded:

@@ -9,15 +9,20 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from secpipeline import yaml_files
+from secpipeline.detection import defences
 from secpipeline.digests import canonical_json
 from secpipeline.errors import InputError
 
+SCHEDULES = ("onecycle", "cosine", "constant")
+PRECISIONS = ("auto", "float32", "bfloat16")
+METRICS = ("clean", "robust")
+_OPTIONAL = frozenset({"schedule", "precision", "compile", "ema", "clip_norm", "early_stopping", "defences"})
 _MAX_ZOOM = 4
 # Bounded, because a Fraction of 1e999999999 is computed to its last digit.
 _FRACTION = re.compile(r"[0-9.]{1,20}(e[+-]?[0-9]{1,3})?(/[0-9]{1,20})?", re.IGNORECASE)
@@ -44,6 +49,26 @@ class Adversarial:
 
 
 @dataclass(frozen=True)
+class EarlyStopping:
+    """When to stop, and which epoch's weights to keep (Prechelt, "Early stopping - but when?", 1998).
+
+    Attributes
+    ----------
+    metric
+        ``clean``: average precision on calibration images; ``robust``: on attacked ones, because adversarially trained
+        networks overfit to the attack long before the clean score shows it (Rice, Wong and Kolter, ICML 2020).
+    patience
+        Epochs without improvement after which training stops, 1 or more.
+    improvement
+        A score that is not better by more than this, from 0 to 1, is no improvement.
+    """
+
+    metric: str
+    patience: int
+    improvement: float = 0.0
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a detector is trained.
 
@@ -58,9 +83,9 @@ class Recipe:
     input_size
         Height and width of the frame in pixels, multiples of 16.
     epochs, batch_size
-        How long and how many images a step.
+        How long and how many images a step, on all devices together.
     learning_rate, weight_decay
-        Of AdamW; the rate is the peak of a one-cycle schedule.
+        Of AdamW; the rate is the peak of the schedule.
     seed
         Of weights, order, augmentation and attack.
     adversarial
@@ -68,6 +93,22 @@ class Recipe:
     zoom
         Images are seen up to this factor nearer or farther, from 1 (never) to 4. Much zoom carries a detector over to
         other cameras, little learns the present ones sooner.
+    schedule
+        How the learning rate moves: ``onecycle``, ``cosine`` or ``constant``; see
+        :mod:`secpipeline.detection.schedules`.
+    precision
+        ``float32``, ``bfloat16``, or ``auto``: bfloat16 where the hardware computes in it. Weights are float32 in any
+        case.
+    compile
+        Whether torch compiles the losses: worth its minutes in long trainings on an accelerator.
+    ema
+        The decay, in [0, 1), of an exponential moving average of the weights, which then is what is kept; or none.
+    clip_norm
+        Gradients are scaled down to this Euclidean norm.
+    early_stopping
+        When to stop before the last epoch, or none.
+    defences
+        Defences by name, as :mod:`secpipeline.detection.defences` reads them.
     """
 
     name: str
@@ -81,6 +122,13 @@ class Recipe:
     seed: int
     adversarial: Adversarial | None
     zoom: float = 1.1
+    schedule: str = "onecycle"
+    precision: str = "auto"
+    compile: bool = False
+    ema: float | None = None
+    clip_norm: float = 5.0
+    early_stopping: EarlyStopping | None = None
+    defences: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The recipe as a JSON-able record."""
@@ -97,26 +145,64 @@ def load_recipe(path: Path) -> Recipe:
     """
     shipped = ", ".join(sorted(entry.stem for entry in path.parent.glob("*.yaml"))) or "none"
     values = yaml_files.read(path, f"no such recipe; there are {shipped}")
-    values = _keys(values, Recipe, path, {"name"})
+    values = _keys(values, Recipe, path, frozenset({"name"}), optional=_OPTIONAL)
     _check_detector(values, path)
-    if values["adversarial"] is not None:
-        nested = _keys(values["adversarial"], Adversarial, path, set(), "adversarial ")
-        values["adversarial"] = Adversarial(
-            epsilon=_number(nested, "epsilon", path),
-            step_size=_number(nested, "step_size", path),
-            steps=_whole(nested, "steps", path, 1),
-            clean_epochs=_whole(nested, "clean_epochs", path, 0),
-        )
     size = values["input_size"]
     if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int or n <= 0 or n % 16 for n in size):
         raise InputError(f"{path}: input_size must be [height, width], both multiples of 16")
+    values |= {"name": path.stem, "input_size": (size[0], size[1])}
     for key in ("epochs", "batch_size", "seed"):
         values[key] = _whole(values, key, path, 0 if key == "seed" else 1)
     for key in ("learning_rate", "weight_decay", "zoom"):
         values[key] = _number(values, key, path)
     if not 1 <= values["zoom"] <= _MAX_ZOOM:
         raise InputError(f"{path}: zoom {values['zoom']} is not a factor from 1 to {_MAX_ZOOM}")
-    return Recipe(**{**values, "name": path.stem, "input_size": (size[0], size[1])})
+    values["adversarial"] = _adversarial(values["adversarial"], path)
+    return Recipe(**values | _options(values, path))
+
+
+def _adversarial(values: Any, path: Path) -> Adversarial | None:
+    if values is None:
+        return None
+    nested = _keys(values, Adversarial, path, where="adversarial ")
+    return Adversarial(
+        epsilon=_number(nested, "epsilon", path),
+        step_size=_number(nested, "step_size", path),
+        steps=_whole(nested, "steps", path, 1),
+        clean_epochs=_whole(nested, "clean_epochs", path, 0),
+    )
+
+
+def _options(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """The optional keys that are there, checked."""
+    given = {key: values[key] for key in _OPTIONAL & values.keys()}
+    for key, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        if key in given:
+            _choice(given, key, path, choices)
+    if type(given.get("compile", False)) is not bool:
+        raise InputError(f"{path}: compile {given['compile']!r} must be true or false")
+    if given.get("ema") is not None:
+        given["ema"] = _number(given, "ema", path)
+        if given["ema"] >= 1:
+            raise InputError(f"{path}: ema {given['ema']} must be a decay from 0 to below 1, such as 0.999, or null")
+    if "clip_norm" in given:
+        given["clip_norm"] = _number(given, "clip_norm", path)
+        if given["clip_norm"] == 0:
+            raise InputError(f"{path}: clip_norm must be above 0; a large number clips nothing")
+    if given.get("early_stopping") is not None:
+        given["early_stopping"] = _early_stopping(given["early_stopping"], path)
+    if "defences" in given:
+        _check_json(given["defences"], "defences", path)
+        defences.check(given["defences"], path)
+    return given
+
+
+def _early_stopping(values: Any, path: Path) -> EarlyStopping:
+    nested = _keys(values, EarlyStopping, path, where="early_stopping ", optional=frozenset({"improvement"}))
+    improvement = _number(nested, "improvement", path) if "improvement" in nested else 0.0
+    if improvement > 1:
+        raise InputError(f"{path}: improvement {improvement} must be from 0 to 1, as the scores are")
+    return EarlyStopping(_choice(nested, "metric", path, METRICS), _whole(nested, "patience", path, 1), improvement)
 
 
 def _check_detector(values: Mapping[str, Any], path: Path) -> None:
@@ -124,22 +210,40 @@ def _check_detector(values: Mapping[str, Any], path: Path) -> None:
         raise InputError(f"{path}: detector {values['detector']!r} must be the name of a detector")
     if not isinstance(values["config"], dict):
         raise InputError(f"{path}: config {values['config']!r} must be a mapping, {{}} for the detector's own choice")
+    _check_json(values["config"], "config", path)
+
+
+def _check_json(value: Any, key: str, path: Path) -> None:
     try:
-        canonical_json(values["config"])
+        canonical_json(value)
     except (InputError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: config must hold what JSON can hold and nothing else ({error})") from error
+        raise InputError(f"{path}: {key} must hold what JSON can hold and nothing else ({error})") from error
 
 
-def _keys(values: Any, kind: type[Any], path: Path, implied: set[str], where: str = "") -> dict[str, Any]:
-    wanted = {field.name for field in dataclasses.fields(kind)} - implied
+def _keys(
+    values: Any,
+    kind: type[Any],
+    path: Path,
+    implied: frozenset[str] = frozenset(),
+    where: str = "",
+    optional: frozenset[str] = frozenset(),
+) -> dict[str, Any]:
+    known = {field.name for field in dataclasses.fields(kind)} - implied
     if not isinstance(values, dict):
-        raise InputError(f"{path}: {where}must hold a mapping with the keys {', '.join(sorted(wanted))}")
+        raise InputError(f"{path}: {where}must hold a mapping with the keys {', '.join(sorted(known - optional))}")
     for key in values:
-        if key not in wanted:
-            raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(sorted(wanted))}")
-    for key in sorted(wanted - values.keys()):
+        if key not in known:
+            raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(sorted(known))}")
+    for key in sorted(known - optional - values.keys()):
         raise InputError(f"{path}: the key {key!r} is missing")
     return dict(values)
+
+
+def _choice(values: Mapping[str, Any], key: str, path: Path, choices: tuple[str, ...]) -> str:
+    value = values[key]
+    if value not in choices or not isinstance(value, str):
+        raise InputError(f"{path}: {key} {value!r} is not one of {', '.join(choices)}")
+    return value
 
 
 def _number(values: Mapping[str, Any], key: str, path: Path) -> float:

@@ -1,154 +1,129 @@
-"""torchvision's detectors behind the same interface.
+"""What torchvision's detectors share behind the interface.
 
-torchvision gives losses in training mode only and for the batch as a whole, samples at random inside its loss, and
-updates batch statistics; here normalisation and dropout always evaluate, every call samples alike, and each image
-has its own loss.
+torchvision gives losses in training mode only and for the batch as a whole, resizes what it is shown, and updates
+batch statistics. Here images keep their size, so that the bound of an attack means pixels of the frame; each image
+has its own loss; normalisation and dropout always evaluate.
 
->>> detector = FasterRcnnMobileNet({})                                    # doctest: +SKIP
+>>> detector = SsdLite({})                                                # doctest: +SKIP
+>>> detector.config                                                       # doctest: +SKIP
+{'norm': 'group'}
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Self
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.models.detection.image_list import ImageList
 
-from secpipeline.datasets.loading import Truth
-from secpipeline.detection.interface import Detector, Encoded
+from secpipeline.detection import configuration
+from secpipeline.detection.interface import Detector
+from secpipeline.detection.published_weights import WeightSource, load_into
+from secpipeline.errors import InputError
 
-_PERSON = 1
-_NOBODY = -30.0
-_SAMPLING_SEED = 0
-
-
-@dataclass(frozen=True)
-class BoxTargets:
-    """Boxes (n, 4) of each image, as torchvision takes them."""
-
-    boxes: tuple[Tensor, ...]
-
-    def to(self, device: torch.device) -> Self:
-        """The same targets on another device."""
-        return type(self)(tuple(boxes.to(device) for boxes in self.boxes))
-
-    def __getitem__(self, index: Tensor) -> Self:
-        """The targets of some images."""
-        return type(self)(tuple(self.boxes[i] for i in index.tolist()))
-
-    def of(self, image: int) -> list[dict[str, Tensor]]:
-        """The target of one image in torchvision's form."""
-        boxes = self.boxes[image]
-        return [{"boxes": boxes, "labels": torch.full((len(boxes),), _PERSON, device=boxes.device)}]
+PERSON = 1
+_PUBLISHED_CLASSES = 91
+_NORMS = ("group", "batch")
 
 
-class FasterRcnnMobileNet(Detector):
-    """Faster R-CNN (Ren et al., NeurIPS 2015) on a MobileNetV3 feature pyramid, for frames of about 320 pixels.
+class TorchvisionDetector(Detector):
+    """A network of torchvision for the one class person.
 
     Parameters
     ----------
     config
-        ``proposals``: how many regions the second stage looks at (default 100).
+        ``weights``: ``{path, sha256}`` of weights that torchvision publishes for this network, trained on COCO, to
+        start from; of their classes person and background are kept. ``norm``: ``batch`` keeps batch normalisation with
+        the statistics of these weights, ``group`` replaces it by group normalisation, because without published
+        statistics a frozen normalisation would scale gradients to nothing. Left out, what fits ``weights``.
+    defaults
+        Further keys of the network, with their defaults.
+
+    Raises
+    ------
+    InputError
+        If a key is unknown or has an impossible value, or the weights' file does not fit.
+    IntegrityError
+        If the weights' file is not the one that the digest names.
     """
 
-    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    # How many classes the network scores: person alone, or background and person.
+    _classes: ClassVar[int]
+    model: Any
+    mean: Tensor
+    std: Tensor
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
+        settings = configuration.read(self.name, config, {"weights": None, "norm": None, **(defaults or {})})
+        published = settings.pop("weights")
+        settings["norm"] = settings["norm"] or ("batch" if published else "group")
+        if settings["norm"] not in _NORMS:
+            raise InputError(f"{self.name}: config key 'norm' is {settings['norm']!r}; give group or batch")
+        if published and settings["norm"] != "batch":
+            raise InputError(f"{self.name}: published weights need their batch normalisation; leave out 'norm'")
         super().__init__()
-        self.config = {"proposals": int(config.get("proposals", 100))}
-        self.model = fasterrcnn_mobilenet_v3_large_320_fpn(
-            weights=None,
-            weights_backbone=None,
-            num_classes=2,
-            rpn_post_nms_top_n_test=self.config["proposals"],
-            rpn_pre_nms_top_n_test=2 * self.config["proposals"],
-            rpn_score_thresh=0.0,
-        )
-        # Without published statistics a frozen normalisation would scale gradients to nothing: learn group statistics.
-        _replace_batch_norm(self.model)
+        self.config = settings
+        self.model = self._network(settings)
+        if settings["norm"] == "group":
+            _replace_batch_norm(self.model)
+        self._sources: dict[str, str] = {}
+        if published:
+            self._start_from(WeightSource.of(self.name, "weights", published))
+        transform = self.model.transform
+        self.register_buffer("mean", torch.tensor(transform.image_mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(transform.image_std).view(1, 3, 1, 1), persistent=False)
+        self.to(memory_format=torch.channels_last)
+
+    @abstractmethod
+    def _network(self, settings: Mapping[str, Any]) -> Any:
+        """Torchvision's model with random weights."""
+
+    def _start_from(self, source: WeightSource) -> None:
+        wanted = self.model.state_dict()
+        state = source.tensors()
+        for name in state.keys() & wanted.keys():
+            if len(state[name].shape) and state[name].shape[0] != wanted[name].shape[0]:
+                state[name] = _person_rows(name, state[name], self._classes)
+        load_into(self.model, state, source.path)
+        self._sources = {source.path: source.sha256}
+
+    def weight_sources(self) -> dict[str, str]:
+        """The file of published weights and its SHA-256, if it started from one."""
+        return dict(self._sources)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, with dropout left off."""
+        """Training mode, with dropout and batch normalisation left evaluating."""
         super().train(mode)
         for module in self.model.modules():
-            if isinstance(module, nn.Dropout):
+            if isinstance(module, nn.Dropout | nn.BatchNorm2d):
                 module.eval()
         return self
 
-    def encode(self, truth: Sequence[Truth], height: int, width: int) -> BoxTargets:  # noqa: ARG002 - the interface's
-        """Boxes as tensors; ignored regions are not used by this detector's loss."""
-        return BoxTargets(tuple(torch.from_numpy(people.boxes).float().reshape(-1, 4) for people in truth))
-
-    def losses(self, images: Tensor, encoded: Encoded) -> dict[str, Tensor]:
-        """Torchvision's four terms, (B,) each."""
-        assert isinstance(encoded, BoxTargets)
-        was_training = self.training
-        self.train()
-        try:
-            rows = [self._image_losses(images[i : i + 1], encoded.of(i)) for i in range(len(images))]
-        finally:
-            self.train(was_training)
-        return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-
-    def _image_losses(self, image: Tensor, target: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        features, listed = self._features(image)
-        with torch.random.fork_rng(devices=[image.device] if image.is_cuda else []):
-            torch.manual_seed(_SAMPLING_SEED)  # torchvision samples with the global generator
-            proposals, first = self.model.rpn(listed, features, target)
-            _, second = self.model.roi_heads(features, proposals, listed.image_sizes, target)
-        return {**first, **second}
-
-    def _features(self, images: Tensor) -> tuple[dict[str, Tensor], ImageList]:
-        """Features of normalised images at their own size: torchvision's resizing would move the attack's bound."""
-        transform = self.model.transform
-        mean = images.new_tensor(transform.image_mean).view(1, 3, 1, 1)
-        std = images.new_tensor(transform.image_std).view(1, 3, 1, 1)
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        return self.model.backbone((images - mean) / std), ImageList(images, [size] * len(images))
-
-    def _second_stage(self, images: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
-        was_training = self.training
-        self.eval()
-        try:
-            features, listed = self._features(images)
-            proposals, _ = self.model.rpn(listed, features, None)
-            heads = self.model.roi_heads
-            pooled = heads.box_head(heads.box_roi_pool(features, proposals, listed.image_sizes))
-            classes, regression = heads.box_predictor(pooled)
-        finally:
-            self.train(was_training)
-        return proposals, classes, regression
-
-    def logits(self, images: Tensor) -> Tensor:
-        """Person minus background of every proposal; images with fewer proposals are filled up with nobody."""
-        proposals, classes, _ = self._second_stage(images)
-        person = classes[:, _PERSON] - classes[:, 0]
-        return _padded(torch.split(person, [len(p) for p in proposals]), self.config["proposals"], _NOBODY)
-
-    def dense(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Every proposal, refined, with its person score."""
-        proposals, classes, regression = self._second_stage(images)
-        decoded = self.model.roi_heads.box_coder.decode(regression, proposals)[:, _PERSON]
-        height, width = images.shape[-2:]
-        limit = decoded.new_tensor([width, height, width, height])
-        decoded = torch.minimum(decoded.clamp(min=0), limit)
-        counts = [len(p) for p in proposals]
-        count = self.config["proposals"]
-        scores = F.softmax(classes, dim=-1)[:, _PERSON]
-        return _padded(torch.split(decoded, counts), count, 0.0), _padded(torch.split(scores, counts), count, 0.0)
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The backbone's maps of images (B, 3, H, W), finest first."""
+        normalised = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return list(self.model.backbone(normalised).values())
 
 
-def _padded(rows: Sequence[Tensor], count: int, value: float) -> Tensor:
-    filled = []
-    for row in rows:
-        missing = row.new_full((max(0, count - len(row)), *row.shape[1:]), value)
-        filled.append(torch.cat([row[:count], missing]))
-    return torch.stack(filled)
+def grid_anchors(generator: nn.Module, strides: Sequence[int], height: int, width: int, device: torch.device) -> Tensor:
+    """Anchors (A, 4) in frame pixels, level by level, without running the network."""
+    # The generators look at the maps' sizes alone, so maps without channels do.
+    maps = [torch.empty(1, 0, -(-height // s), -(-width // s), device=device) for s in strides]
+    anchors: Tensor = generator(ImageList(torch.empty(1, 0, height, width, device=device), [(height, width)]), maps)[0]
+    return anchors
+
+
+def _person_rows(name: str, tensor: Tensor, classes: int) -> Tensor:
+    """The rows of a published head that score or place a person, and background where the network scores it."""
+    kept = [PERSON] if classes == 1 else [0, PERSON]
+    if tensor.shape[0] % _PUBLISHED_CLASSES:
+        return tensor
+    if "bbox_pred" in name:
+        return tensor.reshape(_PUBLISHED_CLASSES, -1, *tensor.shape[1:])[kept].flatten(0, 1)
+    return tensor.reshape(-1, _PUBLISHED_CLASSES, *tensor.shape[1:])[:, kept].flatten(0, 1)
 
 
 def _replace_batch_norm(module: nn.Module) -> None:

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 
 from secpipeline.detection.interface import Detector
-from secpipeline.detection.registry import build
+from secpipeline.detection.registry import build, named
 from secpipeline.errors import InputError
 from secpipeline.store import write_atomic
 
@@ -37,8 +37,16 @@ def _sorted_header(data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data[end:]
 
 
-def load(path: Path) -> Detector:
+def load(path: Path, entry_point: str | None = None) -> Detector:
     """Read a detector, in evaluation mode on the processor.
+
+    Parameters
+    ----------
+    path
+        A file that :func:`save` wrote.
+    entry_point
+        ``package.module:function`` that builds the detector, for one that a user brought, as the recipe says. Left
+        out, only shipped detectors are built: a file of weights does not choose which code runs.
 
     Raises
     ------
@@ -47,7 +55,9 @@ def load(path: Path) -> Detector:
     """
     state, header = read_tensors(path)
     try:
-        detector = build(header["detector"], json.loads(header["config"]))
+        if entry_point is None:
+            named(header["detector"])
+        detector = build(entry_point or header["detector"], json.loads(header["config"]))
     except (InputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: its header does not say which detector it holds ({error})") from error
     wanted = detector.state_dict()

@@ -1,9 +1,9 @@
 """cleanlab's ObjectLab as a second opinion on every image.
 
-The per-box scores and their pooling are cleanlab's own (Tkachenko, Thyagarajan, Mueller, "ObjectLab:
-Automated Diagnosis of Mislabeled Images in Object Detection Data", 2023). Two things around them are ours:
-the similarity matrices, because cleanlab computes each overlap four times in a Python loop, and the issue
-mask, because ``find_label_issues`` opens a process pool. Both give cleanlab's numbers (a test compares them).
+The scores are cleanlab 2.9's (Tkachenko, Thyagarajan, Mueller, "ObjectLab: Automated Diagnosis of Mislabeled Images
+in Object Detection Data", 2023), computed on all pairs of a release at once: cleanlab goes through labels and
+predictions one by one in Python, computes each overlap four times, and opens a process pool. The numbers are the same
+(a test compares them with cleanlab's own).
 
 ObjectLab cannot see ghost boxes: a label that nothing overlaps scores a perfect 1.
 
@@ -12,35 +12,96 @@ ObjectLab cannot see ghost boxes: a label that nothing overlaps scores a perfect
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from cleanlab.object_detection.rank import (
-    compute_badloc_box_scores,
-    compute_overlooked_box_scores,
-    pool_box_scores_per_image,
-)
 
 from secpipeline.datasets.tables import CORNERS
 from secpipeline.poisoning.label_scores import TEST_COLUMNS
-from secpipeline.poisoning.pairs import Floats, Judged, corners
+from secpipeline.poisoning.pairs import Bools, Floats, Ints, Judged, corners
 
 # cleanlab 2.9's constants, restated because they are not public.
 _ALPHA = 0.9
 _DISTANCE_FACTOR = 0.1
+_SURE, _LIKELY = 0.95, 0.5
+_TEMPERATURE = 0.1
 _ISSUE_FACTOR = 0.8
 _AP_FACTOR = 0.25
 _TINY = 1e-100
 _AP_IOUS = np.linspace(0.5, 0.95, 10)
 
 
-def score_images(judged: Judged) -> pd.DataFrame:
+@dataclass(frozen=True)
+class Collected:
+    """What cleanlab's scores need to know of the whole release; of parts in its order, it adds up to that of both.
+
+    Attributes
+    ----------
+    smallest
+        The smallest similarity above 0 of any pair, 1 if there is none.
+    score, best, label
+        By prediction: its score, its largest overlap with a label, and that label's row, shape (n,).
+    labels
+        How many labels there are.
+    """
+
+    smallest: float
+    score: Floats
+    best: Floats
+    label: Ints
+    labels: int
+
+    @classmethod
+    def of(cls, judged: Judged) -> Collected:
+        """Collect one part."""
+        similarity = _similarity(judged)
+        count = len(judged.predictions)
+        best, label = np.zeros(count), np.zeros(count, dtype=np.int64)
+        np.maximum.at(best, judged.prediction, judged.iou)
+        hits = np.flatnonzero((judged.iou == best[judged.prediction]) & (judged.iou > 0))[::-1]
+        label[judged.prediction[hits]] = judged.label[hits]
+        smallest = float(similarity[similarity > 0].min(initial=1.0))
+        score = judged.predictions["score"].to_numpy(dtype="float64")
+        return cls(smallest, score, best, label, len(judged.labels))
+
+    @classmethod
+    def total(cls, parts: Iterable[Collected]) -> Collected:
+        """All parts together."""
+        all_parts = list(parts)
+        first = np.cumsum([0, *(part.labels for part in all_parts)])
+        return cls(
+            min(part.smallest for part in all_parts),
+            np.concatenate([part.score for part in all_parts]),
+            np.concatenate([part.best for part in all_parts]),
+            np.concatenate([part.label + start for part, start in zip(all_parts, first, strict=False)]),
+            int(first[-1]),
+        )
+
+    def issue_threshold(self) -> float:
+        """Boxes with scores up to this are issues: a share of the average precision over IoU .50 to .95.
+
+        Average precision as cleanlab has it: each prediction bids for its best label only.
+        """
+        order = np.argsort(-self.score, kind="stable")
+        best, label = self.best[order], self.label[order]
+        average = np.mean([_average_precision(best, label, float(iou), self.labels) for iou in _AP_IOUS])
+        return float(average) * _AP_FACTOR * _ISSUE_FACTOR
+
+
+def score_images(judged: Judged, collected: Collected | None = None) -> pd.DataFrame:
     """Test every image with ObjectLab.
 
     There is one class, so labels cannot be swapped: that third score is 1 everywhere and enters only the
     mean.
+
+    Parameters
+    ----------
+    judged
+        Some or all images of a release.
+    collected
+        Of the whole release; of ``judged`` by default.
 
     Returns
     -------
@@ -48,22 +109,24 @@ def score_images(judged: Judged) -> pd.DataFrame:
         One row per image with the columns ``TEST_COLUMNS`` of :mod:`secpipeline.poisoning.label_scores`; kind
         is "cleanlab"; evidence is 1 − label quality where cleanlab's issue mask fires and 0 elsewhere.
     """
-    quality, overlooked, badly_located = image_quality(judged)
+    quality, overlooked, badly_located = image_quality(judged, collected)
     evidence = np.where(overlooked | badly_located, 1 - quality, 0.0)
-    table = judged.images.copy()
-    table["kind"], table["box_id"], table["evidence"] = "cleanlab", "", evidence
     words = np.where(overlooked, "a person overlooked", "") + np.where(overlooked & badly_located, " and ", "")
     words += np.where(badly_located, "a box badly located", "")
-    table["detail"] = [
-        f"cleanlab finds {w} (label quality {q:.2f})" if w else "" for q, w in zip(quality, words, strict=True)
-    ]
-    for column in (*CORNERS, *(f"p{c}" for c in CORNERS)):
-        table[column] = np.nan
-    return table[list(TEST_COLUMNS)]
+    detail = [f"cleanlab finds {w} (label quality {q:.2f})" if w else "" for q, w in zip(quality, words, strict=True)]
+    missing = dict.fromkeys((*CORNERS, *(f"p{c}" for c in CORNERS)), np.nan)
+    return judged.images.assign(
+        kind="cleanlab", box_id="", evidence=evidence, **missing, detail=detail, stratum=0, strength=evidence
+    )[list(TEST_COLUMNS)]
 
 
-def image_quality(judged: Judged) -> tuple[Floats, np.ndarray[Any, np.dtype[np.bool_]], Any]:
+def image_quality(judged: Judged, collected: Collected | None = None) -> tuple[Floats, Bools, Bools]:
     """Label quality and issue masks of each image.
+
+    Parameters
+    ----------
+    judged, collected
+        As for :func:`score_images`.
 
     Returns
     -------
@@ -72,66 +135,67 @@ def image_quality(judged: Judged) -> tuple[Floats, np.ndarray[Any, np.dtype[np.b
     overlooked, badly_located
         bool, shape (N,); their union is ``find_label_issues`` of cleanlab.
     """
-    inputs = _auxiliary_inputs(judged)
-    overlooked = compute_overlooked_box_scores(auxiliary_inputs=inputs)
-    located = compute_badloc_box_scores(auxiliary_inputs=inputs)
-    pooled = [pool_box_scores_per_image(overlooked), pool_box_scores_per_image(located), np.ones(len(inputs))]
-    quality: Floats = np.exp(np.mean(np.log(_TINY + np.stack(pooled)), axis=0))
-    threshold = _mean_average_precision(judged) * _AP_FACTOR * _ISSUE_FACTOR
-    return quality, _any_below(overlooked, threshold), _any_below(located, threshold)
+    collected = collected or Collected.of(judged)
+    images = len(judged.images)
+    overlooked, located = box_scores(judged, collected.smallest)
+    sides = (judged.predictions["image"].to_numpy(), overlooked), (judged.labels["image"].to_numpy(), located)
+    pooled = [_softmin(image[~np.isnan(score)], score[~np.isnan(score)], images) for image, score in sides]
+    quality: Floats = np.exp(np.mean(np.log(_TINY + np.stack([*pooled, np.ones(images)])), axis=0))
+    threshold = collected.issue_threshold()
+    flagged = [np.bincount(image[score <= threshold], minlength=images) > 0 for image, score in sides]
+    return quality, flagged[0], flagged[1]
 
 
-def _any_below(scores: Sequence[Floats], threshold: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.array([bool((np.nan_to_num(image, nan=1.0) <= threshold).any()) for image in scores], dtype=bool)
+def box_scores(judged: Judged, smallest: float) -> tuple[Floats, Floats]:
+    """The score that cleanlab gives each box, low where it looks wrong.
+
+    Parameters
+    ----------
+    judged
+        Labels and predictions.
+    smallest
+        See :class:`Collected`.
+
+    Returns
+    -------
+    overlooked
+        float64, one per prediction, NaN where it is unsure or a label overlaps it.
+    located
+        float64, one per label, 1 where no likely prediction overlaps it.
+    """
+    score = judged.predictions["score"].to_numpy(dtype="float64")
+    similarity = _similarity(judged)
+    overlooked = np.full(len(score), -1.0)
+    np.maximum.at(overlooked, judged.prediction, similarity)
+    overlooked = np.where(overlooked < 0, smallest * (1 - score), overlooked)
+    overlooked[judged.prediction[judged.iou > 0]] = np.nan
+    overlooked[score < _SURE] = np.nan
+    located = np.full(len(judged.labels), -1.0)
+    likely = (judged.iou > 0) & (score[judged.prediction] > _LIKELY)
+    np.maximum.at(located, judged.label[likely], similarity[likely])
+    return overlooked, np.where(located < 0, 1.0, located)
 
 
-def _auxiliary_inputs(judged: Judged) -> list[dict[str, Any]]:
-    """What cleanlab derives from labels and predictions, per image, from the pairs already at hand."""
-    count = len(judged.images)
-    label_boxes, boxes = corners(judged.labels), corners(judged.predictions)
-    centre = (label_boxes[:, :2] + label_boxes[:, 2:]) / 2
-    distance = np.hypot(*(centre[judged.label] - ((boxes[:, :2] + boxes[:, 2:]) / 2)[judged.prediction]).T)
-    similarity = _ALPHA * judged.iou + (1 - _ALPHA) * np.exp(-_DISTANCE_FACTOR * distance)
-    smallest = float(similarity[similarity > 0].min(initial=1.0))
-    bounds = np.arange(count + 1)
-    label_at = np.searchsorted(judged.labels["image"], bounds)
-    prediction_at = np.searchsorted(judged.predictions["image"], bounds)
-    sizes = np.diff(label_at) * np.diff(prediction_at)
-    pair_at = np.concatenate([[0], np.cumsum(sizes)])
-    confidence = judged.predictions["score"].to_numpy(dtype="float64")
-    inputs = []
-    for image in range(count):
-        labels, found = slice(*label_at[image : image + 2]), slice(*prediction_at[image : image + 2])
-        pairs = slice(*pair_at[image : image + 2])
-        shape = (labels.stop - labels.start, found.stop - found.start)
-        inputs.append(
-            {
-                "pred_labels": np.zeros(shape[1], dtype=np.int64),
-                "pred_label_probs": confidence[found],
-                "pred_bboxes": boxes[found],
-                "lab_labels": np.zeros(shape[0], dtype=np.int64),
-                "lab_bboxes": label_boxes[labels],
-                "similarity_matrix": similarity[pairs].reshape(shape),
-                "iou_matrix": judged.iou[pairs].reshape(shape),
-                "min_possible_similarity": smallest,
-            }
-        )
-    return inputs
+def _similarity(judged: Judged) -> Floats:
+    """Overlap and nearness of each pair, in [0, 1]."""
+    centre, other = ((box[:, :2] + box[:, 2:]) / 2 for box in (corners(judged.labels), corners(judged.predictions)))
+    distance = np.hypot(*(centre[judged.label] - other[judged.prediction]).T)
+    similarity: Floats = _ALPHA * judged.iou + (1 - _ALPHA) * np.exp(-_DISTANCE_FACTOR * distance)
+    return similarity
 
 
-def _mean_average_precision(judged: Judged) -> float:
-    """AP averaged over IoU .50 to .95 as cleanlab has it: each prediction bids for its best label only."""
-    count = len(judged.predictions)
-    best, label = np.zeros(count), np.zeros(count, dtype=np.int64)
-    np.maximum.at(best, judged.prediction, judged.iou)
-    hits = np.flatnonzero((judged.iou == best[judged.prediction]) & (judged.iou > 0))[::-1]
-    label[judged.prediction[hits]] = judged.label[hits]
-    order = np.argsort(-judged.predictions["score"].to_numpy(dtype="float64"), kind="stable")
-    best, label = best[order], label[order]
-    return float(np.mean([_average_precision(best, label, float(iou), len(judged.labels)) for iou in _AP_IOUS]))
+def _softmin(image: Ints, score: Floats, images: int) -> Floats:
+    """The mean of each image's scores, weighted towards the lowest; 1 where it has none."""
+    lowest = np.full(images, np.inf)
+    np.minimum.at(lowest, image, score)
+    weight = np.exp((lowest[image] - score) / _TEMPERATURE)
+    total = np.bincount(image, weight, minlength=images)
+    mean = np.bincount(image, weight * score, minlength=images) / np.where(total > 0, total, 1)
+    pooled: Floats = np.where(total > 0, mean, 1.0)
+    return pooled
 
 
-def _average_precision(best: Floats, label: Any, iou: float, labels: int) -> float:
+def _average_precision(best: Floats, label: Ints, iou: float, labels: int) -> float:
     enough = np.flatnonzero(best >= iou)
     true = np.zeros(len(best))
     true[enough[np.unique(label[enough], return_index=True)[1]]] = 1

@@ -19,6 +19,7 @@ from secpipeline.errors import InputError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 # A prediction that lies by half in an ignored region says nothing: nobody promised labels there.
 _IGNORED_SHARE = 0.5

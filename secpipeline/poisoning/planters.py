@@ -82,7 +82,7 @@ class PoisonPlan:
         """
         if frame.source != self.source:
             return frame, []
-        rng = _generator(self.seed, frame.file_name)
+        rng = generator(self.seed, frame.file_name)
         planted: list[tuple[str, PersonBox]] = []
         people = [person for person in frame.people if not person.ignore]
         ignored = [person for person in frame.people if person.ignore]
@@ -116,7 +116,8 @@ class PoisonPlan:
         return kept, changed
 
 
-def _generator(seed: int, name: str) -> np.random.Generator:
+def generator(seed: int, name: str) -> np.random.Generator:
+    """Randomness of one image: the same whatever was drawn before it, and in whatever order."""
     digest = hashlib.sha256(name.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "big")])
 
@@ -129,10 +130,11 @@ def _shifted(person: PersonBox, frame: Frame, rng: np.random.Generator) -> Perso
     to_bottom = frame.camera.height - y2 > y1
     dx = rng.uniform(0.3, 0.7) * width * (1 if to_right else -1)
     dy = rng.uniform(0.05, 0.3) * height * (1 if to_bottom else -1)
-    return dataclasses.replace(person, box=_inside((x1 + dx, y1 + dy, x2 + dx, y2 + dy), frame))
+    return dataclasses.replace(person, box=inside((x1 + dx, y1 + dy, x2 + dx, y2 + dy), frame))
 
 
-def _inside(box: tuple[float, float, float, float], frame: Frame) -> tuple[float, float, float, float]:
+def inside(box: tuple[float, float, float, float], frame: Frame) -> tuple[float, float, float, float]:
+    """The box cut at the image's edges, to hundredths of a pixel."""
     width, height = frame.camera.width, frame.camera.height
     x1, y1, x2, y2 = (round(float(value), 2) for value in box)
     return max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height))
@@ -147,13 +149,13 @@ def _ghost(frame: Frame, rng: np.random.Generator) -> PersonBox | None:
         x = float(rng.uniform(*camera.visible_x(z)))
         u, bottom = camera.point(x, 0.0, z)
         half = tall * float(rng.uniform(0.15, 0.24))
-        box = _inside((u - half, bottom - tall, u + half, bottom), frame)
-        if box[2] - box[0] > half and box[3] - box[1] > 0.8 * tall and not _meets(box, frame.people):
+        box = inside((u - half, bottom - tall, u + half, bottom), frame)
+        if box[2] - box[0] > half and box[3] - box[1] > 0.8 * tall and not meets(box, frame.people):
             return PersonBox(box, visibility=1.0, ignore=False)
     return None
 
 
-def _meets(box: tuple[float, float, float, float], people: tuple[PersonBox, ...]) -> bool:
+def meets(box: tuple[float, float, float, float], people: tuple[PersonBox, ...]) -> bool:
     """Whether more than a sliver of the box lies on somebody."""
     area = (box[2] - box[0]) * (box[3] - box[1])
     for person in people:

@@ -102,7 +102,8 @@ def decide_boxes(
     strong = findings[(findings["score"] >= image_score) & (findings["box_id"] != "")]
     strongest = strong.sort_values("score", ascending=False, kind="stable").drop_duplicates("box_id")
     doubted = strongest.set_index("box_id")["reason"].to_dict()
-    of_image = {row.image_id: (row.decision, row.reason) for row in decisions.itertuples()}
+    outcomes = zip(decisions["decision"].astype(str), decisions["reason"].astype(str), strict=True)
+    of_image = dict(zip(decisions["image_id"], outcomes, strict=True))
     by_findings = set(findings.loc[findings["score"] >= image_score, "image_id"])
     rows = []
     for box_id, image_id in zip(boxes["box_id"], boxes["image_id"], strict=True):

@@ -148,7 +148,7 @@ def craft(
         current = torch.clamp(original + start.to(original), low, high)
     zero = torch.zeros(len(images), dtype=torch.bool, device=images.device)
     non_finite = zero.clone()
-    with _frozen(detector):
+    with frozen(detector):
         for _ in range(spec.steps):
             current.requires_grad_(True)
             # Images do not influence each other, so the sum's gradient is each image's own.
@@ -162,7 +162,7 @@ def craft(
 
 
 @contextlib.contextmanager
-def _frozen(detector: Detector) -> Iterator[None]:
+def frozen(detector: Detector) -> Iterator[None]:
     """Ask no gradients of the weights, which is faster, and let an attack on a detector in training not be seen.
 
     In evaluation mode images do not influence each other through a batch's statistics, and looking at attacked images

@@ -26,7 +26,7 @@ def run(context: StageContext) -> StageResult:
     card = read_report(context.inputs["export"] / "detector.json")
     size = (card["input_size"][0], card["input_size"][1])
     data = test_images(Release(context.inputs["curate"], context.inputs["ingest"]), size, settings)
-    detector = weights.load(context.inputs["train"] / "detector.safetensors")
+    detector = weights.load(context.inputs["train"] / "detector.safetensors", card.get("entry_point"))
     artifact = OnnxDetector((context.inputs["export"] / "detector.onnx").read_bytes(), size, card["nms_iou"])
 
     def black_box(images: np.ndarray, image_ids: list[str]) -> pd.DataFrame:

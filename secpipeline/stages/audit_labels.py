@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from secpipeline.assurance.pictures import Layer, Tile, contact_sheet
+from secpipeline.datasets.duplicates import find_duplicates
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
 from secpipeline.datasets.tables import CORNERS
@@ -18,16 +20,24 @@ from secpipeline.detection.training import train
 from secpipeline.errors import InputError
 from secpipeline.poisoning import folds
 from secpipeline.poisoning.audit import audit_labels
+from secpipeline.poisoning.duplicates import duplicate_findings
+from secpipeline.poisoning.fusion import fuse, judges_of
+from secpipeline.poisoning.hidden_triggers import hidden_findings
+from secpipeline.poisoning.triggers import TriggerCluster, TriggerSearch, find_triggers
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
 
 # At this score no more than half of what is found so strongly is expected to be honest.
 STRONG = 0.5
+# Judges that were trained for minutes see something of this score everywhere; it speaks for no label.
+LEAST_SCORE = 0.1
+# Weaker opinions are not counted as disputes about a label when triggers are searched.
+TELLING_SCORE = 0.2
 PREDICTED = tuple(f"p{corner}" for corner in CORNERS)
 
 
 def run(context: StageContext) -> StageResult:
-    """Train one judge a fold, score every label out of fold, and compare the sources with each other."""
+    """Train judges for each fold, score every label out of fold, and compare the sources with each other."""
     settings = context.params["audit"]
     name = f"recipes/{settings['recipe']}.yaml"
     if name not in context.files:
@@ -35,29 +45,41 @@ def run(context: StageContext) -> StageResult:
     recipe = load_recipe(context.root / name)
     release = Release(context.inputs["ingest"], context.inputs["ingest"])
     data = load(release, release.images["image_id"].tolist(), recipe.input_size)
-    assigned = folds.assign_folds(release.images, settings["folds"], settings["seed"])
-    predictions = out_of_fold(data, assigned.to_numpy(), recipe, context.resume)
-    audit = audit_labels(release.images, data.boxes, predictions)
-    found, sources = audit.findings, audit.attribution
-    native(predictions, data, CORNERS).to_parquet(context.out / "predictions.parquet", index=False)
-    native(native(found, data, CORNERS), data, PREDICTED).to_parquet(context.out / "findings.parquet", index=False)
+    # Where whole sources are left out, a picture that two of them delivered says nothing about either's labels.
+    whole = folds.leaves_sources_out(release.images, settings["folds"])
+    twins = None if whole else find_duplicates(release.images, release.boxes)
+    assigned = folds.assign_folds(release.images, settings["folds"], settings["seed"], twins)
+    predictions = out_of_fold(data, assigned.to_numpy(), recipe, context.resume, settings["judges"])
+    audit = audit_labels(release.images, data.boxes, predictions, seed=settings["seed"])
+    sources, predictions = audit.attribution, native(predictions, data, CORNERS)
+    search = search_triggers(release, predictions)
+    found = pd.concat(
+        [
+            native(native(audit.findings, data, CORNERS), data, PREDICTED),
+            *(part for part in _beside_labels(release, search, recipe.input_size) if len(part)),
+        ],
+        ignore_index=True,
+    ).sort_values(["score", "evidence"], ascending=False, kind="stable", ignore_index=True)
+    predictions.to_parquet(context.out / "predictions.parquet", index=False)
+    found.to_parquet(context.out / "findings.parquet", index=False)
     context.write_json("sources.json", sources.to_json())
     strong = found.loc[found["score"] >= STRONG, "kind"].value_counts()
     kinds = {str(kind): int(count) for kind, count in strong.items()}
     report = {
-        "judges": settings["folds"],
+        "judges": settings["folds"] * settings["judges"],
         "out_of_fold_predictions": len(predictions),
         "findings": len(found),
         "strong_findings": kinds,
         "named_sources": list(sources.named),
         "attribution": sources.undecided or "decided",
     }
-    context.write_json("report.json", report)
-    pictures = _draw(context.out, release, data, found)
+    context.write_json("report.json", {**report, "triggers": [_described(cluster) for cluster in search.clusters]})
+    pictures = (*_draw(context.out, release, found), *_draw_triggers(context.out, release, search))
     summary = {
         "findings": len(found),
         "strong findings": int(strong.sum()),
         **{f"strong: {kind}": count for kind, count in kinds.items()},
+        "triggers": len(search.clusters),
         "named sources": list(sources.named),
         "reasons": list(sources.reasons().values()),
         "attribution": report["attribution"],
@@ -66,17 +88,51 @@ def run(context: StageContext) -> StageResult:
     return StageResult(summary, details=report, seeds=seeds, pictures=pictures)
 
 
-def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path) -> pd.DataFrame:
-    """Predictions for every image by the judge of its fold, which was trained on the other folds only."""
+def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path, judges: int = 1) -> pd.DataFrame:
+    """Predictions for every image by the judges of its fold, which were trained on the other folds only.
+
+    The judges of a fold differ in their seed: in weights, in the order of the images and in their augmentation.
+    """
+    if not isinstance(judges, int) or judges < 1:
+        raise InputError(f"audit.judges is {judges!r}; at least 1 a fold is needed, 2 to tell their own errors apart")
+    numbers = sorted(set(assigned.tolist()))
     parts = []
-    for fold in sorted(set(assigned.tolist())):
-        inside = np.flatnonzero(assigned == fold)
-        outside = np.flatnonzero(assigned != fold)
-        judge = registry.build(recipe.detector, dict(recipe.config), seed=recipe.seed + int(fold))
-        truth = [data.truth[index] for index in outside]
-        train(judge, data.images[outside], truth, recipe, checkpoint_dir=resume / f"fold-{fold}")
-        parts.append(predict(judge, data.images[inside], [data.image_ids[index] for index in inside]))
+    for judge in range(judges):
+        for fold in numbers:
+            inside, outside = np.flatnonzero(assigned == fold), np.flatnonzero(assigned != fold)
+            own = replace(recipe, seed=recipe.seed + judge * len(numbers) + int(fold))
+            detector = registry.build(own.detector, dict(own.config), seed=own.seed)
+            truth = [data.truth[index] for index in outside]
+            train(detector, data.images[outside], truth, own, checkpoint_dir=resume / f"fold-{fold}-judge-{judge}")
+            names = [data.image_ids[index] for index in inside]
+            seen = predict(detector, data.images[inside], names, score_threshold=LEAST_SCORE)
+            parts.append(seen.assign(judge=str(judge)))
     return pd.concat(parts, ignore_index=True)
+
+
+def search_triggers(release: Release, predictions: pd.DataFrame) -> TriggerSearch:
+    """Search for repeated patches by what all judges together see."""
+    fused = fuse(release.images, predictions, judges_of(predictions))
+    return find_triggers(release.images, release.boxes, fused[fused["score"] >= TELLING_SCORE], release.decode)
+
+
+def _beside_labels(release: Release, search: TriggerSearch, size: tuple[int, int]) -> tuple[pd.DataFrame, ...]:
+    """Findings that judges of labels cannot have: triggers, hidden pictures, duplicates."""
+    return (
+        search.held(),
+        hidden_findings(release.images, release.decode, size),
+        duplicate_findings(release.images, release.boxes, pixels=release.decode),
+    )
+
+
+def _described(cluster: TriggerCluster) -> dict[str, str | int | float]:
+    facts: dict[str, str | int | float] = {
+        "name": cluster.name,
+        "source": cluster.source,
+        "images": cluster.images,
+        "scenes": cluster.scenes,
+    }
+    return {**facts, "disputed": cluster.disputed, "p_value": cluster.p_value}
 
 
 def native(table: pd.DataFrame, data: Pixels, corners: tuple[str, ...]) -> pd.DataFrame:
@@ -87,24 +143,37 @@ def native(table: pd.DataFrame, data: Pixels, corners: tuple[str, ...]) -> pd.Da
     return table.assign(**dict(zip(corners, boxes.T, strict=True)))
 
 
-def _draw(out: Path, release: Release, data: Pixels, found: pd.DataFrame) -> tuple[str, ...]:
-    """The strongest finding of each of sixteen images: label blue, judge's opinion yellow."""
+def _draw(out: Path, release: Release, found: pd.DataFrame) -> tuple[str, ...]:
+    """The strongest finding of each of sixteen images: labels blue, judges' opinion yellow."""
     strongest = found.sort_values("score", ascending=False).drop_duplicates("image_id").head(16)
     if strongest.empty:
         return ()
-    position = {image_id: index for index, image_id in enumerate(data.image_ids)}
     source = dict(zip(release.images["image_id"], release.images["source"], strict=True))
     tiles = []
     for row in strongest.itertuples():
         image_id = str(row.image_id)
-        index = position[image_id]
+        labels = release.boxes[(release.boxes["image_id"] == image_id) & ~release.boxes["ignore"]]
         layers = (
-            Layer(data.truth[index].boxes, "label"),
+            Layer(labels[list(CORNERS)].to_numpy(float), "label"),
             Layer(np.array([[row.px1, row.py1, row.px2, row.py2]]), "prediction"),
             Layer(np.array([[row.x1, row.y1, row.x2, row.y2]]), "finding"),
         )
         kept = tuple(layer for layer in layers if np.isfinite(layer.boxes).all())
         caption = f"{source[image_id]} {row.kind} {row.score:.2f}"
-        tiles.append(Tile(data.images[index].transpose(1, 2, 0), kept, caption))
+        tiles.append(Tile(release.decode(image_id), kept, caption))
     write_atomic(out / "findings.png", contact_sheet(tiles, columns=4))
     return ("findings.png",)
+
+
+def _draw_triggers(out: Path, release: Release, search: TriggerSearch) -> tuple[str, ...]:
+    """Each trigger in four images, its patch marked."""
+    tiles = []
+    for cluster in search.clusters[:4]:
+        for row in search.findings[search.findings["cluster"] == cluster.name].head(4).itertuples():
+            place = Layer(np.array([[row.x1, row.y1, row.x2, row.y2]]), "finding")
+            caption = f"{cluster.name}: {cluster.images} images of {cluster.source}"
+            tiles.append(Tile(release.decode(str(row.image_id)), (place,), caption))
+    if not tiles:
+        return ()
+    write_atomic(out / "triggers.png", contact_sheet(tiles, columns=4))
+    return ("triggers.png",)

@@ -19,7 +19,7 @@ def run(context: StageContext) -> StageResult:
     """Export and measure how far the artifact's predictions are from the detector's, on calibration images."""
     trained = context.inputs["train"]
     card = read_report(trained / "detector.json")
-    detector = weights.load(trained / "detector.safetensors")
+    detector = weights.load(trained / "detector.safetensors", card.get("entry_point"))
     size = (card["input_size"][0], card["input_size"][1])
     target = context.out / "detector.onnx"
     export.to_onnx(detector, target, size)

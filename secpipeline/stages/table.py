@@ -209,7 +209,11 @@ STAGES: tuple[Stage, ...] = (
         predicate=PROVENANCE,
         params=("train",),
         files=("recipes/*.yaml",),
-        code=("detection", "datasets", "robustness/attacks.py", "robustness/objectives.py", "assurance/pictures.py"),
+        code=(
+            *("detection", "datasets", "defended_training.py", "assurance/pictures.py"),
+            *("robustness/adversaries.py", "robustness/attacks.py", "robustness/health.py"),
+            *("robustness/objectives.py", "robustness/patches.py", "robustness/probes.py"),
+        ),
         kinds=("pytorch", "safetensors"),
         pool="accelerator",
     ),

@@ -1,40 +1,75 @@
-"""Train: from curated tables to weights and an operating threshold."""
+"""Train: from curated tables to weights and an operating threshold.
+
+Under ``torchrun`` the first process runs the stage; the others :func:`follow <led>` it into the training.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from secpipeline.assurance.pictures import Layer, Tile, contact_sheet, line_chart
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
-from secpipeline.detection import metrics, registry, weights
+from secpipeline.defended_training import teacher_of, train_recipe
+from secpipeline.detection import distributed, metrics, weights
 from secpipeline.detection.inference import predict
 from secpipeline.detection.interface import Detector
 from secpipeline.detection.matching import ALL, Matches, match
 from secpipeline.detection.recipes import Recipe, load_recipe
-from secpipeline.detection.training import TrainingRecord, train
-from secpipeline.errors import CannotDecide
-from secpipeline.robustness.attacks import AttackSpec, perturb
+from secpipeline.detection.training_record import TrainingRecord
+from secpipeline.errors import CannotDecide, InputError
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
 
 REPORTS_NOBODY = 1.0
 
 
+@dataclass(frozen=True)
+class Job:
+    """What every process of a distributed training must know; paths that all of them see.
+
+    Attributes
+    ----------
+    recipe
+        The recipe's file.
+    tables, shards
+        The release to train on, see :class:`secpipeline.datasets.releases.Release`.
+    resume
+        Where checkpoints lie.
+    epochs_limit, images_limit
+        For a trial: at most so many epochs, and only the first so many images; None for all.
+    """
+
+    recipe: str
+    tables: str
+    shards: str
+    resume: str
+    epochs_limit: int | None = None
+    images_limit: int | None = None
+
+    def read_recipe(self) -> Recipe:
+        """The recipe within the limits."""
+        recipe = load_recipe(Path(self.recipe))
+        return recipe if self.epochs_limit is None else replace(recipe, epochs=min(recipe.epochs, self.epochs_limit))
+
+
 def run(context: StageContext) -> StageResult:
     """Train the recipe on the train split and set the threshold on the calibration split."""
     settings = context.params["train"]
-    recipe = load_recipe(context.root / "recipes" / f"{settings['recipe']}.yaml")
-    release = Release(context.inputs["curate"], context.inputs["ingest"])
-    data = load_split(release, "train", recipe)
-    detector = registry.build(recipe.detector, dict(recipe.config), seed=recipe.seed)
-    record = train(detector, data.images, data.truth, recipe, perturb=adversary(recipe), checkpoint_dir=context.resume)
+    path = context.root / "recipes" / f"{settings['recipe']}.yaml"
+    job = Job(str(path), str(context.inputs["curate"]), str(context.inputs["ingest"]), str(context.resume))
+    distributed.current().told(asdict(job))
+    detector, record = fit(job)
     weights.save(detector, context.out / "detector.safetensors")
     context.write_json("training.json", record.to_json())
-    calibration = load_split(release, "calibration", recipe)
-    predictions = predict(detector, calibration.images, calibration.image_ids)
+    recipe = load_recipe(path)
+    calibration = load_split(_release(job), "calibration", recipe)
+    predictions = predict(detector.to(distributed.default_device()), calibration.images, calibration.image_ids)
+    detector.to("cpu")
     matches = match(calibration.boxes, predictions, calibration.image_ids, ALL)
     threshold, undecided = operating_point(matches, settings["max_fppi"])
     card = {
@@ -43,6 +78,7 @@ def run(context: StageContext) -> StageResult:
         "input_size": list(recipe.input_size),
         "threshold": threshold,
         "nms_iou": detector.nms_iou,
+        **({"entry_point": recipe.detector} if ":" in recipe.detector else {}),
     }
     context.write_json("detector.json", card)
     _draw(context.out, record, calibration, predictions, threshold)
@@ -50,22 +86,64 @@ def run(context: StageContext) -> StageResult:
         "recipe": recipe.name,
         "detector": detector.name,
         "parameters": sum(parameter.numel() for parameter in detector.parameters()),
-        "training images": len(data.image_ids),
+        "training images": record.training_images,
         "calibration AP50": metrics.average_precision(matches) if matches.people.sum() else None,
         "threshold": threshold,
         "training seconds": record.seconds,
         **({"threshold undecided": undecided} if undecided else {}),
     }
-    seeds = {"training": recipe.seed}
+    sources = {f"weights/{Path(name).name}": digest for name, digest in detector.weight_sources().items()}
     return StageResult(
-        summary, details={"recipe": recipe.to_json()}, seeds=seeds, pictures=("predictions.png", "curve.png")
+        summary,
+        details={"recipe": recipe.to_json()},
+        materials=sources,
+        seeds={"training": recipe.seed},
+        pictures=("predictions.png", "curve.png"),
     )
 
 
-def load_split(release: Release, split: str, recipe: Recipe) -> Pixels:
-    """The images of one split in the detector's frame."""
+@contextlib.contextmanager
+def led() -> Iterator[bool]:
+    """Join the processes that ``torchrun`` started; whether this one leads.
+
+    The others do their share of every training of the leading one, and their block begins when it is done.
+    """
+    with distributed.joined() as world:
+        if not world.leads:
+            while (told := world.told(None)) is not None:
+                fit(Job(**told))
+        yield world.leads
+        if world.leads:
+            world.told(None)
+
+
+def fit(job: Job) -> tuple[Detector, TrainingRecord]:
+    """Train on the train split, and before that the teacher, if the recipe has one."""
+    recipe = job.read_recipe()
+    release = _release(job)
+    data = load_split(release, "train", recipe, job.images_limit)
+    calibration = load_split(release, "calibration", recipe) if recipe.early_stopping else None
+    return train_recipe(recipe, data, calibration, _teacher(recipe, job), Path(job.resume))
+
+
+def _teacher(recipe: Recipe, job: Job) -> Detector | None:
+    name = teacher_of(recipe)
+    if name is None:
+        return None
+    theirs = replace(job, recipe=str(Path(job.recipe).with_name(f"{name}.yaml")), resume=str(Path(job.resume) / name))
+    if teacher_of(theirs.read_recipe()) is not None:
+        raise InputError(f"recipe {recipe.name}: its teacher {name} has a teacher itself; name one that has none")
+    return fit(theirs)[0]
+
+
+def _release(job: Job) -> Release:
+    return Release(Path(job.tables), Path(job.shards))
+
+
+def load_split(release: Release, split: str, recipe: Recipe, limit: int | None = None) -> Pixels:
+    """The images of one split in the detector's frame, at most the first ``limit``."""
     chosen = release.images.loc[release.images["split"] == split, "image_id"].tolist()
-    return load(release, chosen, recipe.input_size)
+    return load(release, chosen[:limit], recipe.input_size)
 
 
 def operating_point(matches: Matches, max_fppi: float) -> tuple[float, str]:
@@ -78,25 +156,6 @@ def operating_point(matches: Matches, max_fppi: float) -> tuple[float, str]:
         return metrics.operating_threshold(matches, max_fppi), ""
     except CannotDecide as undecided:
         return REPORTS_NOBODY, str(undecided)
-
-
-def adversary(recipe: Recipe) -> Callable[..., Any] | None:
-    """The attack that the recipe trains against, or none."""
-    if recipe.adversarial is None:
-        return None
-    spec = AttackSpec(
-        name="in the loop",
-        objective="detection_loss",
-        epsilon=recipe.adversarial.epsilon,
-        step_size=recipe.adversarial.step_size,
-        steps=recipe.adversarial.steps,
-        random_start=True,
-    )
-
-    def attack(detector: Detector, images: Any, encoded: Any, generator: Any) -> Any:
-        return perturb(detector, images, encoded, spec, generator)
-
-    return attack
 
 
 def _draw(out: Path, record: TrainingRecord, data: Pixels, predictions: Any, threshold: float) -> None:

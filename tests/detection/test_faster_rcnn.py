@@ -8,12 +8,13 @@ from secpipeline.detection.registry import build
 
 SIZE = (96, 128)
 PROPOSALS = 12
+SMALL = {"proposals": PROPOSALS, "training_proposals": PROPOSALS}
 TERMS = {"loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg"}
 
 
 @pytest.fixture(scope="module")
 def detector():
-    return build("fasterrcnn_mobilenet_v3_large_320_fpn", {"proposals": PROPOSALS}, seed=0).eval()
+    return build("fasterrcnn_mobilenet_v3_large_320_fpn", SMALL, seed=0).eval()
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_targets_of_some_images_are_those_of_these_images(detector, batch):
 
 
 def test_the_configuration_builds_the_same_network_again(detector):
-    assert detector.config == {"proposals": PROPOSALS}
+    assert detector.config == {**SMALL, "norm": "group"}
     again = build(detector.name, detector.config, seed=0).state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in detector.state_dict().items())
     assert not [name for name in again if "running_mean" in name]

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from secpipeline.detection import weights
-from secpipeline.detection.recipes import Recipe, load_recipe
+from secpipeline.detection.recipes import EarlyStopping, Recipe, load_recipe
 from secpipeline.detection.registry import DETECTORS, build
 from secpipeline.errors import InputError
 
@@ -197,7 +197,7 @@ def test_every_shipped_recipe_loads_and_names_a_detector_that_exists(shipped):
     assert all(side % 16 == 0 for side in recipe.input_size)
     assert build(recipe.detector, dict(recipe.config), seed=recipe.seed).name == recipe.detector
     assert json.loads(json.dumps(recipe.to_json()))["epochs"] == recipe.epochs
-    assert (recipe.adversarial is not None) == (shipped.stem == "adversarial")
+    assert (recipe.adversarial is None) == (yaml.safe_load(shipped.read_text())["adversarial"] is None)
 
 
 def test_recipes_are_shipped():
@@ -215,6 +215,15 @@ BASE = {
     "seed": 1,
     "zoom": 1.1,
     "adversarial": None,
+}
+OPTIONS = {
+    "schedule": "cosine",
+    "precision": "bfloat16",
+    "compile": True,
+    "ema": 0.999,
+    "clip_norm": 1,
+    "early_stopping": {"metric": "robust", "patience": 3, "improvement": 0.01},
+    "defences": {"cutmix": {"probability": 0.5}},
 }
 ATTACK = {"epsilon": "4/255", "step_size": "5/255", "steps": 1, "clean_epochs": 2}
 
@@ -239,6 +248,26 @@ def test_numbers_may_be_fractions(tmp_path):
 def test_numbers_may_be_written_in_any_common_way(tmp_path, number):
     text = yaml.safe_dump({**BASE, "learning_rate": "RATE"}).replace("RATE", number)
     assert load_recipe(put(tmp_path, text)).learning_rate == pytest.approx(0.003)
+
+
+def test_options_are_read_and_may_be_left_out(tmp_path):
+    recipe = load_recipe(put(tmp_path, {**BASE, **OPTIONS}))
+    assert (recipe.schedule, recipe.precision, recipe.compile) == ("cosine", "bfloat16", True)
+    assert (recipe.ema, recipe.clip_norm) == (0.999, 1.0)
+    assert recipe.early_stopping == EarlyStopping("robust", 3, 0.01)
+    assert recipe.defences == OPTIONS["defences"]
+    assert json.loads(json.dumps(recipe.to_json()))["early_stopping"]["patience"] == 3
+    plain = load_recipe(put(tmp_path, BASE))
+    assert (plain.schedule, plain.precision, plain.compile, plain.clip_norm) == ("onecycle", "auto", False, 5.0)
+    assert (plain.ema, plain.early_stopping, plain.defences) == (None, None, {})
+    nothing = {**BASE, "ema": None, "early_stopping": None, "defences": {}}
+    assert load_recipe(put(tmp_path, nothing)) == plain
+    brief = {**BASE, "early_stopping": {"metric": "clean", "patience": 1}}
+    assert load_recipe(put(tmp_path, brief)).early_stopping == EarlyStopping("clean", 1, 0.0)
+
+
+def stopping(**changes):
+    return {"early_stopping": {**OPTIONS["early_stopping"], **changes}}
 
 
 def nested(**changes):
@@ -299,6 +328,33 @@ def nested(**changes):
         (nested(epsilon={}), "epsilon"),
         (nested(step_size=None), "step_size"),
         (nested(colour=1), "colour"),
+        ({"schedule": "linear"}, "schedule"),
+        ({"schedule": None}, "schedule"),
+        ({"schedule": ["cosine"]}, "schedule"),
+        ({"precision": "float16"}, "precision"),
+        ({"precision": 32}, "precision"),
+        ({"compile": 1}, "compile"),
+        ({"compile": None}, "compile"),
+        ({"ema": 1}, "ema"),
+        ({"ema": -0.1}, "ema"),
+        ({"ema": True}, "ema"),
+        ({"ema": "slow"}, "ema"),
+        ({"clip_norm": 0}, "clip_norm"),
+        ({"clip_norm": None}, "clip_norm"),
+        ({"clip_norm": -1}, "clip_norm"),
+        ({"early_stopping": True}, "early_stopping"),
+        ({"early_stopping": {}}, "metric"),
+        (stopping(metric="loss"), "metric"),
+        (stopping(patience=0), "patience"),
+        (stopping(patience=1.5), "patience"),
+        (stopping(improvement=2), "improvement"),
+        (stopping(improvement=None), "improvement"),
+        (stopping(colour=1), "colour"),
+        ({"defences": None}, "defences"),
+        ({"defences": []}, "defences"),
+        ({"defences": {"magic": {}}}, "magic"),
+        ({"defences": {5: 6}}, "defences"),
+        ({"defences": {"cutmix": {"probability": float("nan")}}}, "defences"),
         ({"name": "standard"}, "name"),
         ({"epoch": 3}, "epoch"),
         ({5: 3}, "5"),
@@ -380,7 +436,7 @@ def assert_accepted_or_refused(target):
 
 
 @settings(max_examples=250, deadline=None)
-@given(st.dictionaries(st.sampled_from([*BASE, *ATTACK, "name"]), anything, max_size=2), st.booleans())
+@given(st.dictionaries(st.sampled_from([*BASE, *OPTIONS, *ATTACK, "name"]), anything, max_size=2), st.booleans())
 def test_any_value_of_any_key_is_a_recipe_or_one_clear_error(tmp_path_factory, changes, inside):
     directory = tmp_path_factory.getbasetemp()
     values = {**BASE, **({"adversarial": {**ATTACK, **changes}} if inside else changes)}

@@ -50,6 +50,24 @@ def test_row_order_does_not_matter_and_the_seed_does():
     assert any(not assign_folds(images, 3, seed=seed).equals(folds) for seed in range(1, 6))
 
 
+def test_scenes_with_the_same_picture_stay_together():
+    images = make_images("ab", scenes=6)
+    twins = pd.DataFrame({"image_id": ["a/0/0", "b/1/2"], "other_id": ["b/1/1", "a/4/0"]})
+
+    folds = assign_folds(images, 3, seed=0, twins=twins).set_axis(images["image_id"])
+
+    assert folds["a/0/0"] == folds["b/1/1"] == folds["a/4/0"]
+    assert (images.assign(fold=folds.to_numpy()).groupby(["source", "scene"])["fold"].nunique() == 1).all()
+    assert folds.nunique() == 3
+
+
+def test_whole_sources_are_left_out_whatever_they_share():
+    images = make_images("abcd")
+    twins = pd.DataFrame({"image_id": ["a/0/0"], "other_id": ["b/0/0"]})
+
+    assert assign_folds(images, 2, seed=0, twins=twins).equals(assign_folds(images, 2, seed=0))
+
+
 def test_too_few_scenes_or_folds_are_refused():
     with pytest.raises(InputError, match="2 scenes cannot fill 3 folds"):
         assign_folds(make_images("a", scenes=2), 3, seed=0)
