@@ -26,7 +26,7 @@ def small_project(root: Path) -> Path:
         shutil.copytree(ROOT / name, root / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["data"]["synthetic"].update(width=128, height=96, scenes_per_source=3, frames_per_scene=2)
-    params["audit"]["folds"] = 2
+    params["audit"].update(folds=2, judges=1)
     params["attack"]["images"] = 8
     params["monitor"]["window"] = 24
     (root / "params.yaml").write_text(yaml.safe_dump(params))
@@ -35,6 +35,12 @@ def small_project(root: Path) -> Path:
         recipe.update(input_size=[96, 128], epochs=1)
         path.write_text(yaml.safe_dump(recipe))
     return root
+
+
+@pytest.fixture
+def tiny_project(tmp_path):
+    """A project as :func:`small_project` makes it, of the test's own."""
+    return small_project(tmp_path / "project")
 
 
 @pytest.fixture(scope="session")

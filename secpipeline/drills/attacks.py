@@ -27,7 +27,7 @@ from secpipeline.poisoning.planters import PoisonPlan
 
 SOURCE = "vendor-c"
 # Of the source's boxes, and of the release's images.
-LABEL_SHARE, IMAGE_SHARE = 0.05, 0.04
+LABEL_SHARE, IMAGE_SHARE = 0.05, 0.05
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ class Attack:
         Whether the findings must be twice as precise as cleanlab's.
     bound
         Whether the bounds must hold for the drill to succeed; the others are reported only.
+    learned
+        Whether an undefended detector is expected to learn it. With one class a regional misclassification only takes
+        boxes out of the count, and a small network does not learn a global one (docs/results/backdoors.md).
     scale
         Pictures are so many times as large as the judges' frame.
     """
@@ -84,6 +87,7 @@ class Attack:
     finding: str = ""
     against_cleanlab: bool = False
     bound: bool = True
+    learned: bool = True
     scale: int = 1
 
 
@@ -101,15 +105,19 @@ def _backdoor(kind: type[Backdoor], **options: Any) -> Callable[[str, float, int
     return lambda source, share, seed: kind(source, share, seed, **options)
 
 
+_STICKER, _TEXTURE = Trigger("sticker", 1 / 4), Trigger("texture", 1 / 4)
+
 ATTACKS: tuple[Attack, ...] = (
     Attack("removed", _labels("removed"), LABEL_SHARE, "missing", against_cleanlab=True),
     Attack("shifted", _labels("shifted"), LABEL_SHARE, "location"),
     Attack("ghost", _labels("ghost"), LABEL_SHARE, "ghost", against_cleanlab=True),
-    Attack("object-generation", _backdoor(ObjectGeneration, trigger=Trigger("sticker")), _images(1.0)),
-    Attack("regional-misclassification", _backdoor(RegionalMisclassification), _images(0.66)),
-    Attack("global-misclassification", _backdoor(GlobalMisclassification, trigger=Trigger("texture")), _images(0.92)),
-    Attack("object-disappearance", _backdoor(ObjectDisappearance), _images(0.66)),
+    Attack("object-generation", _backdoor(ObjectGeneration, trigger=_STICKER), _images(1.0)),
+    Attack("object-disappearance", _backdoor(ObjectDisappearance, trigger=_STICKER), _images(0.66)),
+    Attack("regional-misclassification", _backdoor(RegionalMisclassification), _images(0.66), learned=False),
+    Attack(
+        "global-misclassification", _backdoor(GlobalMisclassification, trigger=_TEXTURE), _images(0.92), learned=False
+    ),
     Attack("blended", _backdoor(Blended), _images(0.92), bound=False),
-    Attack("image-scaling", _backdoor(ScalingTrigger), _images(0.66), bound=False, scale=2),
+    Attack("image-scaling", _backdoor(ScalingTrigger), _images(0.66), bound=False, learned=False, scale=2),
 )
 BY_NAME: Mapping[str, Attack] = {attack.name: attack for attack in ATTACKS}

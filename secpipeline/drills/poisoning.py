@@ -32,7 +32,7 @@ from secpipeline.datasets.synthetic import SceneSpec
 from secpipeline.datasets.tables import CORNERS
 from secpipeline.detection import registry
 from secpipeline.detection.interface import Detector
-from secpipeline.detection.recipes import load_recipe
+from secpipeline.detection.recipes import Recipe, load_recipe
 from secpipeline.detection.training import train
 from secpipeline.drills.attacks import BY_NAME, SOURCE, Attack, Setting
 from secpipeline.drills.backdoor_trial import Trial
@@ -169,7 +169,6 @@ class Drill:
 
     def __init__(self, root: Path, directory: Path, setting: Setting) -> None:
         self.root, self.directory, self.setting = root, directory, setting
-        self.recipe = load_recipe(root / "recipes/standard.yaml")
 
     def run(self, attack: Attack) -> Row:
         """Plant one attack in a release of its own and see what becomes of it."""
@@ -224,7 +223,7 @@ class Drill:
 
     def _with_success(self, row: Row, attack: Attack, artifacts: Path) -> Row:
         """With the success of the backdoor on three detectors, and what quarantine costs in AP50."""
-        trial = Trial.draw(attack, self.setting, self.recipe.input_size)
+        trial = Trial.draw(attack, self.setting, self._recipe().input_size)
         ingest = artifacts / "ingest"
         before = trial.measure(self._detector(Release(ingest, ingest)))
         after = trial.measure(self._detector(Release(artifacts / "curate", ingest)))
@@ -245,10 +244,15 @@ class Drill:
 
     def _detector(self, release: Release) -> Detector:
         chosen = release.images.loc[release.images["split"] == "train", "image_id"].tolist()
-        data = load(release, chosen, self.recipe.input_size)
-        detector = registry.build(self.recipe.detector, dict(self.recipe.config), seed=self.recipe.seed)
-        train(detector, data.images, data.truth, self.recipe)
+        recipe = self._recipe()
+        data = load(release, chosen, recipe.input_size)
+        detector = registry.build(recipe.detector, dict(recipe.config), seed=recipe.seed)
+        train(detector, data.images, data.truth, recipe)
         return detector
+
+    def _recipe(self) -> Recipe:
+        """How the detectors without defences are trained, which are to learn the backdoor or not."""
+        return load_recipe(self.root / "recipes/standard.yaml")
 
 
 def _ingest(out: Path, delivery: Path, spec: SceneSpec, planter: Planter | None) -> None:
@@ -326,10 +330,12 @@ def shortfalls(attack: Attack, row: Row) -> list[str]:
         missed.append(f"{row.found:.1%} of the images with the trigger are held, less than {LEAST_HELD:.0%}")
     if row.false_alarms > MOST_FALSE_ALARMS:
         missed.append(f"{row.false_alarms:.1%} of the honest images are held, more than {MOST_FALSE_ALARMS:.0%}")
-    if row.before is not None and row.control is not None and not row.before > row.control:
-        missed.append(f"the attack does not work undefended ({row.before:.0%}, without poison {row.control:.0%})")
-    if row.after is not None and row.after > MOST_SUCCESS:
-        missed.append(f"after quarantine the trigger still works in {row.after:.1%}, more than {MOST_SUCCESS:.0%}")
+    if row.before is not None and row.after is not None and row.control is not None:
+        # A trigger hides a part of the person, so it also costs detectors something that were never poisoned.
+        if attack.learned and row.before - row.control <= MOST_SUCCESS:
+            missed.append(f"the attack does not work undefended ({row.before:.0%}, without poison {row.control:.0%})")
+        if row.after - row.control > MOST_SUCCESS:
+            missed.append(f"after quarantine the trigger works in {row.after:.1%}, without poison in {row.control:.1%}")
     if row.loss is not None and row.loss > MOST_LOSS:
         missed.append(f"quarantine costs {row.loss:.3f} of AP50, more than {MOST_LOSS}")
     return missed

@@ -144,8 +144,9 @@ def native(table: pd.DataFrame, data: Pixels, corners: tuple[str, ...]) -> pd.Da
 
 
 def _draw(out: Path, release: Release, found: pd.DataFrame) -> tuple[str, ...]:
-    """The strongest finding of each of sixteen images: labels blue, judges' opinion yellow."""
-    strongest = found.sort_values("score", ascending=False).drop_duplicates("image_id").head(16)
+    """The strongest findings of each kind, four images a kind: labels blue, judges' opinion yellow."""
+    strongest = found.sort_values("score", ascending=False, kind="stable").drop_duplicates(["kind", "image_id"])
+    strongest = strongest.groupby("kind", sort=True).head(4).sort_values("kind", kind="stable")
     if strongest.empty:
         return ()
     source = dict(zip(release.images["image_id"], release.images["source"], strict=True))
