@@ -37,11 +37,14 @@ $(DVC_VENV)/.ready: requirements-dvc.lock
 demo: setup
 	$(BIN)/secpipeline demo
 
+# One thread a process: two processes of two threads each would wait for one another.
+TEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: setup
-	$(BIN)/python -m pytest
+	$(TEST)
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(TEST) -m slow
 
 lint: setup
 	$(BIN)/ruff check .
