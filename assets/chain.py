@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
+from assets import pipes_training
 from assets.metadata import describe
 from assets.resources import WorkspaceResource
 from secpipeline import runner, versioning
@@ -29,9 +30,12 @@ def build(stage: Stage) -> dg.AssetsDefinition:
         code_version=stage.code_version()[:16],
         pool=stage.pool,
     )
-    def materialize(workspace: WorkspaceResource) -> dg.MaterializeResult:  # type: ignore[type-arg]
+    def materialize(context, workspace: WorkspaceResource) -> dg.MaterializeResult:  # type: ignore[type-arg, no-untyped-def]
+        # Dagster refuses an annotated context where annotations are not evaluated.
         opened = workspace.open()
         try:
+            if stage.name == "train" and pipes_training.wanted():
+                pipes_training.run_stage(context, opened, stage.name)
             outcome = runner.run(opened, stage.name)
             if stage.name == "gate" and outcome.refusal:
                 _record_refusal(opened)
