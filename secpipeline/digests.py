@@ -32,6 +32,9 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_C
 _CHUNK_FILES = 64  # a future for every small file would cost as much as its digest
 _MOST_THREADS = 8  # opening files holds the interpreter lock, so more threads than this gain nothing
 
+# Copying a fresh hash is quicker than asking OpenSSL for a new one, which looks the algorithm up every time.
+_FRESH = hashlib.sha256()
+
 _spare_buffers: list[memoryview] = []
 
 
@@ -67,7 +70,7 @@ def sha256_file(path: StrPath) -> str:
     FileChanged
         If its size changes while it is read.
     """
-    digest = hashlib.sha256()
+    digest = _FRESH.copy()
     descriptor, status = open_plain(path)
     try:
         read_through(descriptor, path, status.st_size, digest.update)
