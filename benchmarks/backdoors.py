@@ -90,7 +90,7 @@ class Case:
         rate = self.share * SOURCES / ELIGIBLE[self.attack] if rate is None else rate
         kind = KINDS[self.attack]
         if kind is Blended:
-            return Blended(source, rate, self.seed)
+            return Blended(source, rate, self.seed, pattern=self.seed)
         return kind(source, rate, self.seed, trigger=Trigger(self.look, self.size, seed=self.seed))
 
 

@@ -263,7 +263,7 @@ def canonical_json(value: Any) -> bytes:
     Raises
     ------
     InputError
-        If a number is NaN or infinite (JSON has no such thing), or a key is not a string.
+        If a number is NaN or infinite (JSON has no such thing), a key is not a string, or a text is not Unicode.
     """
     _refuse_non_json(value, "$")
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -282,6 +282,7 @@ def _refuse_non_json(value: Any, where: str) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise InputError(f"{where}: the key {key!r} is not a string")
+            _refuse_non_json(key, where)
             _refuse_non_json(item, f"{where}.{key}")
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):

@@ -395,7 +395,7 @@ def _outputs(computation: _Computation, out: Path) -> tuple[StageResult, dict[st
         files=computation.files,
         revoked_sources=computation.trust.revoked_sources(),
         previous=_previous(workspace, stage),
-        review=workspace.review,
+        review=workspace.home if REVIEW[0] in computation.files else None,
         review_keys=computation.trust.unrevoked_keys(LABEL_AUDITOR),
     )
     with computation.clock.computing():

@@ -122,8 +122,8 @@ def assemble(
     Raises
     ------
     InputError
-        If there is no image, two share an id or a file, a name or size is unsafe, a box is of no image, has no area,
-        leaves its image, or is no number; naming the row.
+        If there is no image, two share an id or a file, also where one of them is rejected, a name or size is
+        unsafe, a box is of no image, has no area, leaves its image, or is no number; naming the row.
     """
     if not pictures and not rejected:
         raise InputError(f"{root}: lists no images; a data set needs at least one")
@@ -133,6 +133,9 @@ def assemble(
         refuse_repeats(rows, [image[column] for image in images], column)
     table = pd.DataFrame(images, columns=list(ANNOTATION_IMAGE_COLUMNS)).astype({"width": "int32", "height": "int32"})
     left_out = {rejection.image_id for rejection in rejected}
+    for picture in pictures:
+        if picture.image_id in left_out:
+            picture.row.refuse(f"image_id {picture.image_id[:60]} is also that of an image that cannot be read")
     kept = [box for box in boxes if box.image_id not in left_out]
     sizes = {picture.image_id: picture.size for picture in pictures}
     return Annotations(table, _box_table(kept, sizes, clip), root, dict(files or {}), tuple(rejected))

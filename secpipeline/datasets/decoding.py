@@ -154,12 +154,13 @@ def decode_mask(data: bytes, name: str, limits: DecodeLimits = DEFAULT_LIMITS) -
     Returns
     -------
     ndarray
-        uint8, shape (H, W): the stored values, before any palette.
+        uint8, shape (H, W): equal where the stored values, before any palette, are equal; grey of fewer than eight bits
+        is scaled.
 
     Raises
     ------
     InputError
-        As :func:`decode`, or if a pixel has more than one value or other than eight bits.
+        As :func:`decode`, or if a pixel has more than one value or more than eight bits.
     """
     if _kind(data, name, limits) != "png":
         raise InputError(f"{name}: a mask must be a PNG; a JPEG does not keep its values")
@@ -204,7 +205,8 @@ def image_file_size(root: Path, name: str, limits: DecodeLimits = DEFAULT_LIMITS
     Raises
     ------
     InputError
-        As :func:`read_image_file`, or if the header is malformed or not what the name says.
+        As :func:`read_image_file`, except that a file may be large, or if the header is malformed or not what the name
+        says.
     """
     descriptor, _ = _open_image(root, name)
     with os.fdopen(descriptor, "rb") as file:

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from secpipeline.datasets import duplicates
 from secpipeline.datasets.annotations import Annotations, Rejection
 from secpipeline.datasets.decoding import (
     APPLY,
@@ -127,9 +128,9 @@ def write_release(
     workers
         How many images are decoded at once; by default one a processor.
     previous
-        A release to take unchanged shards from. Its images are not decoded again if they are the same bytes and the
-        decoder, its version and the limits are the same. It must be one that the caller trusts: its own manifest is
-        checked, but nobody's signature.
+        A release to take unchanged shards from. Its images are not decoded again if they are the same bytes, the
+        decoder, its version and the limits are the same, and ``turn`` is ``refuse``. It must be one that the caller
+        trusts: its own manifest is checked, but nobody's signature.
     shard_bytes
         The expected size of a shard.
 
@@ -146,10 +147,12 @@ def write_release(
     if isinstance(max_rejected, bool) or not isinstance(max_rejected, (int, float)) or not 0 <= max_rejected <= 1:
         raise InputError(f"max_rejected is {max_rejected!r}; it must be a share from 0 to 1")
     images = annotations.images
-    earlier = _Previous(previous, decoder_digest(limits, turn)) if previous is not None else None
+    rules = _rules(limits, turn)
+    earlier = _Previous(previous, rules) if previous is not None else None
     writer = ShardWriter(out_dir, shard_bytes, earlier.find_shard if earlier else None)
     try:
-        ingest = _Ingest(annotations, limits, turn, earlier.facts if earlier else {})
+        # A release does not keep the orientation that was applied, so turned pictures are decoded again.
+        ingest = _Ingest(annotations, limits, turn, earlier.facts if earlier and turn == REFUSE else {})
         taken, found = _fill(writer, ingest, workers)
         rejected = annotations.rejected + found
         _check_rejected(rejected, len(taken), max_rejected)
@@ -160,7 +163,7 @@ def write_release(
     table = _image_table(images, splits, taken, writer)
     boxes = _upright_boxes(annotations.boxes, images, taken)
     digest = write_tables(out_dir, table, boxes, writer.digests)
-    write_atomic(out_dir / DECODER_FILE, canonical_json({"decoder": decoder_digest(limits, turn)}))
+    write_atomic(out_dir / DECODER_FILE, canonical_json({"decoder": rules}))
     return Written(
         digest=digest,
         images=len(table),
@@ -171,6 +174,12 @@ def write_release(
         reused_shards=writer.reused,
         rejected=rejected,
     )
+
+
+def _rules(limits: DecodeLimits, turn: str) -> str:
+    """SHA-256 of everything that decides the facts that a later release may take over."""
+    hashing = sha256_file(Path(duplicates.__file__))
+    return sha256_bytes(canonical_json({"decoder": decoder_digest(limits, turn), "dhash": hashing}))
 
 
 class _Ingest:

@@ -139,9 +139,9 @@ def _measured(found: Sequence[Matches], counts: Counts, threshold: float) -> dic
 
 def _groups(column: pd.Series) -> Iterator[tuple[str, Ints]]:
     """Each value with the positions of its images, in order."""
-    values = column.fillna("").astype(str)
+    values = column.astype(object).where(column.notna(), "").astype(str).replace("", "unknown")
     for value in sorted(values.unique()):
-        yield value or "unknown", np.flatnonzero(values == value)
+        yield value, np.flatnonzero(values == value)
 
 
 def _only(found: Matches, here: Ints) -> Matches:

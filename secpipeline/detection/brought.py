@@ -160,7 +160,9 @@ class BroughtDetector(Detector):
         logits = _logit(scores)
         overlap = _overlaps(boxes.detach(), encoded.boxes, encoded.present)
         near = overlap >= _MATCH_IOU
-        best = (scores.detach()[..., None] * near + _TIE * overlap).argmax(1)
+        choice = scores.detach()[..., None] * near + _TIE * overlap
+        apart = torch.cdist(_centre(boxes.detach()), _centre(encoded.boxes))
+        best = torch.where(overlap.amax(1, keepdim=True) > 0, choice, -apart).argmax(1)
         missed = F.softplus(-logits.gather(1, best)) * encoded.present
         placed = boxes.gather(1, best[..., None].expand(-1, -1, 4))
         wanted = torch.where(encoded.present[..., None], encoded.boxes, placed.detach())
@@ -226,6 +228,10 @@ def _shared(boxes: Tensor, others: Tensor) -> Tensor:
     corner = torch.maximum(boxes[:, :, None, :2], others[:, None, :, :2])
     end = torch.minimum(boxes[:, :, None, 2:], others[:, None, :, 2:])
     return (end - corner).clamp(min=0).prod(-1)
+
+
+def _centre(boxes: Tensor) -> Tensor:
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
 def _area(boxes: Tensor) -> Tensor:

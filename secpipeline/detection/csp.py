@@ -39,7 +39,7 @@ _PRIOR = 0.01
 # Typical log height in pixels, so that an untrained network starts there.
 _LOG_HEIGHT = math.log(60.0)
 # Width over height of a walking person, as the paper fixes it.
-ASPECT = 0.41
+_ASPECT = 0.41
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def start_heads(centre: nn.Conv2d, scale: nn.Conv2d, offset: nn.Conv2d) -> None:
     nn.init.normal_(centre.weight, std=0.01)
     starts = {
         centre: [-math.log((1 - _PRIOR) / _PRIOR)],
-        scale: [_LOG_HEIGHT, _LOG_HEIGHT + math.log(ASPECT)][: scale.out_channels],
+        scale: [_LOG_HEIGHT, _LOG_HEIGHT + math.log(_ASPECT)][: scale.out_channels],
         offset: [0.5, 0.5],
     }
     with torch.no_grad():

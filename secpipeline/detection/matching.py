@@ -27,31 +27,6 @@ import pandas as pd
 from secpipeline.detection.assignment import Bools, Floats, Ints, assign, lay_out
 from secpipeline.errors import InputError
 
-__all__ = [
-    "ALL",
-    "BARE",
-    "COCO_IOUS",
-    "EVERYBODY",
-    "FALSE_POSITIVE",
-    "HEAVY",
-    "HEAVY_FROM_ZERO",
-    "IGNORED",
-    "PARTIAL",
-    "REASONABLE",
-    "SMALL",
-    "SUBSETS",
-    "TRUE_POSITIVE",
-    "VISIBLE",
-    "Bools",
-    "Floats",
-    "Ints",
-    "Matches",
-    "Pairs",
-    "Subset",
-    "match",
-    "match_coco",
-]
-
 TRUE_POSITIVE, FALSE_POSITIVE, IGNORED = 1, 0, -1
 
 # COCO's ten thresholds of intersection over union.

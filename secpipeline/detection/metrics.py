@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from secpipeline.detection.assignment import Floats, Ints
 from secpipeline.detection.matching import (
     ALL,
     BARE,
@@ -31,8 +32,6 @@ from secpipeline.detection.matching import (
     SMALL,
     SUBSETS,
     TRUE_POSITIVE,
-    Floats,
-    Ints,
     Matches,
     Subset,
     match,
@@ -68,7 +67,6 @@ __all__ = [
     "resampled_average_precision",
     "resampled_false_positives_per_image",
     "resampled_log_average_miss_rate",
-    "resampled_mean_average_precision",
     "resampled_miss_rate",
 ]
 
@@ -203,12 +201,6 @@ def resampled_average_precision(matches: Matches, counts: Counts) -> Floats:
             stretches = np.maximum.reduceat(precision, reached)
             result[row] = np.maximum.accumulate(stretches[::-1]).sum() / len(_RECALLS)
     return result
-
-
-def resampled_mean_average_precision(matches: Sequence[Matches], counts: Counts) -> Floats:
-    """:func:`mean_average_precision` of each of R resamples (R, N); NaN where a resample holds no people."""
-    mean: Floats = np.mean([resampled_average_precision(one, counts) for one in matches], axis=0)
-    return mean
 
 
 def resampled_log_average_miss_rate(matches: Matches, counts: Counts) -> Floats:

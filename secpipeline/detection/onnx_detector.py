@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,6 +40,8 @@ class OnnxDetector:
     def __init__(self, model: bytes, size: tuple[int, int], nms_iou: float) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Weights in another file are not what the digest names: no folder holds any.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:

@@ -77,7 +77,7 @@ class Preprocessed(Detector):
     name = "preprocessed"
 
     def __init__(self, config: dict[str, Any]) -> None:
-        from secpipeline.detection.registry import build  # noqa: PLC0415 - the registry holds this class too
+        from secpipeline.detection.registry import named  # noqa: PLC0415 - the registry holds this class too
 
         if unknown := sorted(config.keys() ^ {"inner", "config", "kind", "strength"}):
             raise InputError(f"preprocessed: config key {unknown[0]!r}; it takes inner, config, kind and strength")
@@ -85,9 +85,15 @@ class Preprocessed(Detector):
         if config["inner"] == self.name:
             raise InputError("preprocessed: one filter a detector")
         self.settings = Preprocessing(config["kind"], float(config["strength"]))
-        self.inner = build(config["inner"], config["config"])
+        # By name alone: a file of weights says what is inside, and must not choose which code runs.
+        self.inner = named(config["inner"])(config["config"])
         self.config = {"inner": self.inner.name, "config": self.inner.config, **asdict(self.settings)}
+        self.not_exportable = self.inner.not_exportable  # type: ignore[misc] # of the object: as what is inside
         self._looks = 0
+
+    def weight_sources(self) -> dict[str, str]:
+        """Those of the inner detector."""
+        return self.inner.weight_sources()
 
     def see(self, images: Tensor) -> Tensor:
         """The images (B, 3, H, W) as the inner detector gets them, differentiable."""

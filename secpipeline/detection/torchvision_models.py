@@ -59,10 +59,10 @@ class TorchvisionDetector(Detector):
     def __init__(self, config: dict[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
         settings = configuration.read(self.name, config, {"weights": None, "norm": None, **(defaults or {})})
         published = settings.pop("weights")
-        settings["norm"] = settings["norm"] or ("batch" if published else "group")
+        settings["norm"] = settings["norm"] or ("group" if published is None else "batch")
         if settings["norm"] not in _NORMS:
             raise InputError(f"{self.name}: config key 'norm' is {settings['norm']!r}; give group or batch")
-        if published and settings["norm"] != "batch":
+        if published is not None and settings["norm"] != "batch":
             raise InputError(f"{self.name}: published weights need their batch normalisation; leave out 'norm'")
         super().__init__()
         self.config = settings
@@ -70,7 +70,7 @@ class TorchvisionDetector(Detector):
         if settings["norm"] == "group":
             _replace_batch_norm(self.model)
         self._sources: dict[str, str] = {}
-        if published:
+        if published is not None:
             self._start_from(WeightSource.of(self.name, "weights", published))
         transform = self.model.transform
         self.register_buffer("mean", torch.tensor(transform.image_mean).view(1, 3, 1, 1), persistent=False)

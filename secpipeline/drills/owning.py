@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import datetime as dt
 import os
 import shutil
@@ -12,7 +11,7 @@ from securesystemslib.signer import SSlibKey
 
 from secpipeline.digests import canonical_json, sha256_file
 from secpipeline.drills.tampering import Group
-from secpipeline.drills.throwaway import Edit, ThrowawayChain, sign
+from secpipeline.drills.throwaway import Edit, ThrowawayChain, reworded, sign
 from secpipeline.provenance import authority, envelopes, trust
 from secpipeline.provenance.keys import KeyRing, public_pem
 from secpipeline.provenance.trust import KINDS, SOURCE, Revocation
@@ -46,12 +45,6 @@ def _resign_trust(chain: ThrowawayChain, edit: Edit, *owners: str) -> None:
     _publish(chain, document=sign(content, chain.ring, *(owners or _TWO)))
 
 
-def _reworded(data: bytes, edit: Edit) -> bytes:
-    outer, content = envelopes.parse_object(data), envelopes.read_unverified(data)
-    edit(content)
-    return canonical_json({**outer, "payload": base64.b64encode(canonical_json(content)).decode()})
-
-
 @LAYOUTS.refused("layout-missing")
 def layout_removed(chain: ThrowawayChain) -> None:
     """The layout is deleted."""
@@ -75,7 +68,7 @@ def layout_expired(chain: ThrowawayChain) -> None:
 def layout_expiry_edited(chain: ThrowawayChain) -> None:
     """The layout is edited to hold for decades."""
     data = chain.store.layout.read_bytes()
-    chain.store.layout.write_bytes(_reworded(data, lambda layout: layout.update(expires="2099-01-01T00:00:00Z")))
+    chain.store.layout.write_bytes(reworded(data, lambda layout: layout.update(expires="2099-01-01T00:00:00Z")))
 
 
 @LAYOUTS.refused("layout-signature")
@@ -229,7 +222,7 @@ def revocation_erased(chain: ThrowawayChain) -> None:
     """A revocation is edited out of the trust document."""
     _revoke(chain, SOURCE, "vendor-c")
     data = chain.store.trust.read_bytes()
-    _publish(chain, document=_reworded(data, lambda document: document["predicate"].update(revoked=[])))
+    _publish(chain, document=reworded(data, lambda document: document["predicate"].update(revoked=[])))
 
 
 @TRUSTS.refused("layout-superseded")

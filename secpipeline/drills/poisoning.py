@@ -169,6 +169,7 @@ class Drill:
 
     def __init__(self, root: Path, directory: Path, setting: Setting) -> None:
         self.root, self.directory, self.setting = root, directory, setting
+        self._controls: dict[int, Detector] = {}
 
     def run(self, attack: Attack) -> Row:
         """Plant one attack in a release of its own and see what becomes of it."""
@@ -227,7 +228,9 @@ class Drill:
         ingest = artifacts / "ingest"
         before = trial.measure(self._detector(Release(ingest, ingest)))
         after = trial.measure(self._detector(Release(artifacts / "curate", ingest)))
-        control = trial.measure(self._detector(self._never_poisoned(attack.scale)))
+        if attack.scale not in self._controls:
+            self._controls[attack.scale] = self._detector(self._never_poisoned(attack.scale))
+        control = trial.measure(self._controls[attack.scale])
         return replace(
             row,
             before=before.success.rate,
@@ -330,6 +333,9 @@ def shortfalls(attack: Attack, row: Row) -> list[str]:
         missed.append(f"{row.found:.1%} of the images with the trigger are held, less than {LEAST_HELD:.0%}")
     if row.false_alarms > MOST_FALSE_ALARMS:
         missed.append(f"{row.false_alarms:.1%} of the honest images are held, more than {MOST_FALSE_ALARMS:.0%}")
+    measures = (row.found, row.false_alarms, row.before, row.after, row.control, row.loss)
+    if any(value is not None and np.isnan(value) for value in measures):
+        missed.append("something could not be measured (no trials), so its bound is not shown")
     if row.before is not None and row.after is not None and row.control is not None:
         # A trigger hides a part of the person, so it also costs detectors something that were never poisoned.
         if attack.learned and row.before - row.control <= MOST_SUCCESS:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from secpipeline.digests import canonical_json, sha256_bytes
 from secpipeline.drills.tampering import Group
-from secpipeline.drills.throwaway import Edit, ThrowawayChain, sign
+from secpipeline.drills.throwaway import Edit, ThrowawayChain, reworded, sign
 from secpipeline.provenance import envelopes
 from secpipeline.provenance.evidence import SignedEvidence
 from secpipeline.stages.table import PROVENANCE
@@ -17,15 +16,6 @@ from secpipeline.stages.table import PROVENANCE
 SIGNING = Group("statements and links", ThrowawayChain.verify)
 _NOTHING = "0" * 64
 _TRAINED = "train/detector.safetensors"
-
-
-def _reworded(envelope: bytes, edit: Edit) -> bytes:
-    """The envelope with another payload under the signatures that it had."""
-    outer = envelopes.parse_object(envelope)
-    content = envelopes.read_unverified(envelope)
-    edit(content)
-    outer["payload"] = base64.b64encode(canonical_json(content)).decode()
-    return canonical_json(outer)
 
 
 def _relog(chain: ThrowawayChain, name: str, *, statement: bytes = b"", link: bytes = b"") -> None:
@@ -46,9 +36,9 @@ def _redirect(chain: ThrowawayChain, name: str, statement: bytes, *links: bytes)
 
 
 @SIGNING.refused("signature")
-def verdict_reworded(chain: ThrowawayChain) -> None:
+def verdictreworded(chain: ThrowawayChain) -> None:
     """The gate's Statement is edited under the old signature."""
-    forged = _reworded(chain.current("gate").statement, lambda s: s["predicate"].update(result="FAILED"))
+    forged = reworded(chain.current("gate").statement, lambda s: s["predicate"].update(result="FAILED"))
     _relog(chain, "gate", statement=forged)
 
 
@@ -75,7 +65,7 @@ def built_on_a_forged_training(chain: ThrowawayChain) -> None:
 def policy_digest_edited(chain: ThrowawayChain) -> None:
     """The gate's link is edited to name another policy."""
     link = chain.current("gate").links[0]
-    edited = _reworded(link, lambda d: d["materials"].update({"policies/default.yaml": {"sha256": _NOTHING}}))
+    edited = reworded(link, lambda d: d["materials"].update({"policies/default.yaml": {"sha256": _NOTHING}}))
     _relog(chain, "gate", link=edited)
 
 
@@ -83,7 +73,7 @@ def policy_digest_edited(chain: ThrowawayChain) -> None:
 def parameter_digest_edited(chain: ThrowawayChain) -> None:
     """The training's link is edited to name other parameters."""
     link = chain.current("train").links[0]
-    edited = _reworded(link, lambda d: d["materials"].update({"params/train.json": {"sha256": _NOTHING}}))
+    edited = reworded(link, lambda d: d["materials"].update({"params/train.json": {"sha256": _NOTHING}}))
     _relog(chain, "train", link=edited)
 
 

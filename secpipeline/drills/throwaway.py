@@ -12,6 +12,7 @@ True
 
 from __future__ import annotations
 
+import base64
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -255,3 +256,12 @@ def _result(name: str, subjects: Mapping[str, str], materials: Mapping[str, str]
         "policy": {"name": policy, "sha256": materials.get(policy, "")},
     }
     return StageResult({"files": len(subjects)}, details=details, seeds={name: 0})
+
+
+def reworded(envelope: bytes, edit: Edit) -> bytes:
+    """The envelope with another payload under the signatures that it had."""
+    outer = envelopes.parse_object(envelope)
+    content = envelopes.read_unverified(envelope)
+    edit(content)
+    outer["payload"] = base64.b64encode(canonical_json(content)).decode()
+    return canonical_json(outer)

@@ -38,11 +38,14 @@ class LabelAudit:
     seen
         By kind, the share of canaries with evidence enough to become a finding: what part of such errors the judges
         can see at all.
+    tests
+        What sources were compared by, for :func:`secpipeline.poisoning.yardsticks.mark`.
     """
 
     findings: pd.DataFrame
     attribution: Attribution
     seen: Mapping[str, float]
+    tests: pd.DataFrame
 
 
 def audit_labels(
@@ -111,8 +114,10 @@ def audit_parts(parts: Parts, rule: AttributionRule | None = None, seed: int = 0
         cells.groupby(level=list(range(cells.index.nlevels))).sum(), count_evidence(evidence[evidence["found"]])
     )
     seen = (evidence["evidence"] >= MIN_EVIDENCE).groupby(evidence["kind"]).mean()
+    comparable = pd.concat(compared, ignore_index=True)
     return LabelAudit(
         find(pd.concat(strong, ignore_index=True), model),
-        attribute(pd.concat(compared, ignore_index=True), rule),
+        attribute(comparable, rule),
         {str(kind): float(share) for kind, share in seen.items()},
+        comparable,
     )

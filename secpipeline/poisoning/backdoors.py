@@ -269,15 +269,19 @@ class Blended(Backdoor):
     ----------
     alpha
         Share of the pattern in the mixture, above 0 and at most 1.
+    pattern
+        Another number, another pattern; the seed chooses the victims alone.
     """
 
     alpha: float = 0.15
+    pattern: int = 0
     kind: str = field(default=BLENDED, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.alpha, (int, float)) or not 0 < self.alpha <= 1:
             raise InputError(f"backdoor: alpha is {self.alpha!r}, not a share above 0 and up to 1")
+        _check_seed("backdoor pattern", self.pattern)
 
     def _spoil(self, frame: Frame, rng: np.random.Generator) -> tuple[Frame, list[Box], Box] | None:
         del rng
@@ -292,7 +296,7 @@ class Blended(Backdoor):
 
     def _pattern(self, frame: Frame) -> NDArray[np.float64]:
         height, width = frame.pixels.shape[:2]
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.pattern)
         cells = rng.uniform(0, 255, (-(-height // _BLENDED_CELL), -(-width // _BLENDED_CELL), 3))
         return cells.repeat(_BLENDED_CELL, axis=0).repeat(_BLENDED_CELL, axis=1)[:height, :width]
 

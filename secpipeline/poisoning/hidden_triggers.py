@@ -91,19 +91,25 @@ def hidden_findings(
         the source's pictures share it, as those of a fixed camera do. A hidden picture scores .75 and is only listed:
         what takes the mean of pixels, as this package does, never sees it.
     """
-    patterns = shared_pattern(images, decode)
+    contrasts: dict[str, float] = {}
+
+    def watched(image_id: str) -> NDArray[np.uint8]:
+        pixels = decode(image_id)
+        if pixels.shape[0] > size[0] and pixels.shape[1] > size[1]:
+            contrasts[image_id] = scaling_contrast(pixels, size)
+        return pixels
+
+    patterns = shared_pattern(images, watched)  # which decodes every picture once
     usual = patterns.groupby(images["source"]).transform("median")
     rows = []
     for image_id, pattern, background in zip(images["image_id"], patterns, usual, strict=True):
         if pattern >= _PATTERN_LIMIT > background:
             reason = f"a faint pattern over the whole picture comes again in other scenes of its source ({pattern:.2f})"
             rows.append((image_id, "", "trigger", 0.9, float(min(pattern, 1.0)), *_NOWHERE, reason))
-        pixels = decode(image_id)
-        if pixels.shape[0] > size[0] and pixels.shape[1] > size[1]:
-            contrast = scaling_contrast(pixels, size)
-            if contrast >= _CONTRAST_LIMIT:
-                reason = f"scaled down by its nearest pixels it shows something else ({contrast:.0f} grey levels)"
-                rows.append((image_id, "", "trigger", 0.75, min(contrast / 255, 1.0), *_NOWHERE, reason))
+        contrast = contrasts.get(image_id, 0.0)
+        if contrast >= _CONTRAST_LIMIT:
+            reason = f"scaled down by its nearest pixels it shows something else ({contrast:.0f} grey levels)"
+            rows.append((image_id, "", "trigger", 0.75, min(contrast / 255, 1.0), *_NOWHERE, reason))
     return pd.DataFrame(rows, columns=list(FINDING_COLUMNS))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from secpipeline.errors import InputError
+from secpipeline.poisoning.label_scores import LABEL_KINDS
 
 DECISION_COLUMNS = ("image_id", "decision", "reason")
 DECISIONS = ("accept", "hold", "reject")
@@ -89,7 +90,7 @@ def decide_boxes(
     boxes
         Box table; box_id and image_id are read.
     findings, image_score
-        As for :func:`decide`.
+        As for :func:`decide`; box_id and kind are read too.
     decisions
         What became of each image, from :func:`decide`.
 
@@ -97,14 +98,17 @@ def decide_boxes(
     -------
     DataFrame
         One row per box in the order of ``boxes``: box_id, image_id, decision (of its image, and ``accept`` for a box
-        that nothing speaks against in an image held for another of its labels), reason ("" if accepted).
+        that nothing speaks against in an image held for another of its labels, not as a whole), reason ("" if
+        accepted).
     """
     strong = findings[(findings["score"] >= image_score) & (findings["box_id"] != "")]
     strongest = strong.sort_values("score", ascending=False, kind="stable").drop_duplicates("box_id")
     doubted = strongest.set_index("box_id")["reason"].to_dict()
     outcomes = zip(decisions["decision"].astype(str), decisions["reason"].astype(str), strict=True)
     of_image = dict(zip(decisions["image_id"], outcomes, strict=True))
-    by_findings = set(findings.loc[findings["score"] >= image_score, "image_id"])
+    strongly = findings[findings["score"] >= image_score]
+    whole = set(strongly.loc[~strongly["kind"].isin(LABEL_KINDS), "image_id"])
+    by_findings = set(strongly["image_id"]) - whole
     rows = []
     for box_id, image_id in zip(boxes["box_id"], boxes["image_id"], strict=True):
         decision, reason = of_image[image_id]

@@ -1,10 +1,11 @@
 """Triggers: odd patches that one source repeats where its labels are disputed.
 
 A backdoor needs its trigger in many pictures, and wherever it is, a label is missing, invented or taken out of the
-count. So the search looks for a patch of a disputed picture that comes again in other scenes of the same source, more
-closely than anything in any other source resembles it. What every street has (signs, crossings, windows, bins)
-resembles the other sources' as much and is passed over; what a source has everywhere (a logo, a bonnet) is as frequent
-in its undisputed pictures. With the patches found, *all* pictures are searched, the undisputed ones too.
+count. So the search looks for patches that come again in other scenes of the same source, more closely than anything
+in any other source resembles them, and keeps those where labels are disputed more than elsewhere in that source. What
+every street has (signs, crossings, windows, bins) resembles the other sources' as much and is passed over; what a
+source has everywhere (a logo, a bonnet) is as frequent in its undisputed pictures. With the patches found, *all*
+pictures are searched, the undisputed ones too.
 
 The search compares sources, so it says nothing if there is one source alone, or if a trigger is in all of them.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Callable, Collection
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any
 
 import jinja2
@@ -136,7 +136,8 @@ def serve(session: Session, port: int, announce: Callable[[str], None]) -> bool:
         )
         server = uvicorn.Server(config)
         announce(f"http://{ADDRESS}:{port}/{token}/")
-        server.run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # it ends in order, then raises the interrupt again
+            server.run(sockets=[listener])
     return session.finished
 
 

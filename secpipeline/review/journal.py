@@ -118,7 +118,8 @@ def read(data: bytes, name: str = "the decisions") -> Written:
     Raises
     ------
     InputError
-        Naming the line that cannot be read, or that takes back what was not decided last.
+        Naming the line that cannot be read, or that takes back what was not decided last; or if more is answered than
+        the header says was asked.
     """
     lines = data.splitlines(keepends=True)
     if not lines:
@@ -136,6 +137,9 @@ def read(data: bytes, name: str = "the decisions") -> Written:
                 decisions.pop()
             else:
                 decisions.append(Decision.parse(exactly(entry, ("decision",), "a line")["decision"]))
+    drawn = sum(decision.item.counted and not decision.item.repeats for decision in decisions)
+    if len(decisions) > header.items or drawn > header.population:
+        raise InputError(f"{name}: more is answered than was asked; restore the file")
     return Written(header, tuple(decisions))
 
 

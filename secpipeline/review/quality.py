@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import bisect
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from scipy.stats import beta, hypergeom
 
+from secpipeline.errors import InputError
 from secpipeline.review.records import ACCEPT_LABEL, ADDED, MOVED, REMOVED, SKIP, VERDICTS, Box, Change, Decision
 
 CONFIDENCE = 0.95
@@ -123,6 +125,8 @@ def share_interval(
     confidence
         In (0, 1).
     """
+    if not 0 <= at_least <= at_most <= n <= population:
+        raise InputError(f"{at_least} to {at_most} of {n} drawn from {population} is no sample")
     if not population:
         return 0.0, 0.0
     tail = (1 - confidence) / 2
@@ -167,14 +171,14 @@ def summary(decisions: Sequence[Decision], population: int) -> dict[str, Any]:
         decided; verdicts, changes (counts by name); seconds (median of an answer, None without any); residual_error and
         agreement.
     """
-    seconds = sorted(decision.seconds for decision in decisions)
+    seconds = [decision.seconds for decision in decisions]
     verdicts = Counter(decision.verdict for decision in decisions)
     changes = Counter(c.kind for decision in decisions if not decision.item.repeats for c in decision.changes)
     return {
         "decided": len(decisions),
         "verdicts": {verdict: verdicts[verdict] for verdict in VERDICTS},
         "changes": {kind: changes[kind] for kind in (REMOVED, ADDED, MOVED)},
-        "seconds": seconds[len(seconds) // 2] if seconds else None,
+        "seconds": statistics.median(seconds) if seconds else None,
         "residual_error": residual_error(decisions, population).to_json(),
         "agreement": agreement(decisions).to_json(),
     }

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from secpipeline.detection import metrics
-from secpipeline.detection.matching import Floats, Ints, Matches, Subset, match
+from secpipeline.detection.assignment import Floats, Ints
+from secpipeline.detection.matching import Matches, Subset, match
 from secpipeline.errors import CannotDecide
 from secpipeline.robustness.statistics import Interval, interval, mean_interval, replicates
 

@@ -17,8 +17,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from secpipeline.detection.assignment import Floats
 from secpipeline.detection.bootstrap import Interval, draw, interval
-from secpipeline.detection.matching import Floats, Matches
+from secpipeline.detection.matching import Matches
 from secpipeline.detection.metrics import Counts
 from secpipeline.errors import CannotDecide, InputError
 

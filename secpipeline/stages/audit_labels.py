@@ -20,10 +20,12 @@ from secpipeline.detection.training import train
 from secpipeline.errors import InputError
 from secpipeline.poisoning import folds
 from secpipeline.poisoning.audit import audit_labels
+from secpipeline.poisoning.concentration import concentrate, sentences
 from secpipeline.poisoning.duplicates import duplicate_findings
 from secpipeline.poisoning.fusion import fuse, judges_of
 from secpipeline.poisoning.hidden_triggers import hidden_findings
 from secpipeline.poisoning.triggers import TriggerCluster, TriggerSearch, find_triggers
+from secpipeline.poisoning.yardsticks import mark
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
 
@@ -31,6 +33,8 @@ from secpipeline.store import write_atomic
 STRONG = 0.5
 # Judges that were trained for minutes see something of this score everywhere; it speaks for no label.
 LEAST_SCORE = 0.1
+# The scores of more would not fit the one number that stands for them together.
+MOST_JUDGES = 8
 # Weaker opinions are not counted as disputes about a label when triggers are searched.
 TELLING_SCORE = 0.2
 PREDICTED = tuple(f"p{corner}" for corner in CORNERS)
@@ -62,7 +66,8 @@ def run(context: StageContext) -> StageResult:
     ).sort_values(["score", "evidence"], ascending=False, kind="stable", ignore_index=True)
     predictions.to_parquet(context.out / "predictions.parquet", index=False)
     found.to_parquet(context.out / "findings.parquet", index=False)
-    context.write_json("sources.json", sources.to_json())
+    crowded = concentrate(mark(audit.tests), recipe.input_size, search.findings)
+    context.write_json("sources.json", {**sources.to_json(), "concentrated": sentences(crowded)})
     strong = found.loc[found["score"] >= STRONG, "kind"].value_counts()
     kinds = {str(kind): int(count) for kind, count in strong.items()}
     report = {
@@ -73,13 +78,19 @@ def run(context: StageContext) -> StageResult:
         "named_sources": list(sources.named),
         "attribution": sources.undecided or "decided",
     }
-    context.write_json("report.json", {**report, "triggers": [_described(cluster) for cluster in search.clusters]})
+    beside = {
+        "canaries_seen": dict(audit.seen),
+        "trigger_search": search.undecided or "decided",
+        "triggers": [_described(cluster) for cluster in search.clusters],
+    }
+    context.write_json("report.json", {**report, **beside})
     pictures = (*_draw(context.out, release, found), *_draw_triggers(context.out, release, search))
     summary = {
         "findings": len(found),
         "strong findings": int(strong.sum()),
         **{f"strong: {kind}": count for kind, count in kinds.items()},
         "triggers": len(search.clusters),
+        "trigger search": beside["trigger_search"],
         "named sources": list(sources.named),
         "reasons": list(sources.reasons().values()),
         "attribution": report["attribution"],
@@ -93,8 +104,10 @@ def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path
 
     The judges of a fold differ in their seed: in weights, in the order of the images and in their augmentation.
     """
-    if not isinstance(judges, int) or judges < 1:
-        raise InputError(f"audit.judges is {judges!r}; at least 1 a fold is needed, 2 to tell their own errors apart")
+    if not isinstance(judges, int) or not 1 <= judges <= MOST_JUDGES:
+        raise InputError(
+            f"audit.judges is {judges!r}; it must be from 1 to {MOST_JUDGES} a fold; two tell their errors apart"
+        )
     numbers = sorted(set(assigned.tolist()))
     parts = []
     for judge in range(judges):

@@ -39,7 +39,7 @@ class StageContext:
     previous
         What an incremental stage made last time, if its evidence still verifies.
     review
-        The workspace's review, if there is a signed one.
+        Where the files :data:`secpipeline.stages.table.REVIEW` of a signed review lie, if there is one.
     review_keys
         The keys that may have signed it.
     """

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 
 from secpipeline.datasets.releases import write_tables
+from secpipeline.digests import sha256_bytes
+from secpipeline.errors import IntegrityError
 from secpipeline.poisoning.quarantine import curate, decide_boxes, decide_sources
 from secpipeline.review import quality
 from secpipeline.review.attestation import open_review
@@ -12,6 +16,7 @@ from secpipeline.review.data import ReviewData
 from secpipeline.review.decisions import CHANGE_COLUMNS, Reviewed, apply
 from secpipeline.stages.context import StageContext, StageResult, read_report
 from secpipeline.stages.source_manifests import write_source_manifests
+from secpipeline.stages.table import REVIEW
 
 
 def run(context: StageContext) -> StageResult:
@@ -52,9 +57,17 @@ def _reviewed(context: StageContext, data: ReviewData) -> tuple[Reviewed, list[s
     if context.review is None:
         nothing = pd.DataFrame(columns=list(CHANGE_COLUMNS))
         return Reviewed(release.images, release.boxes, data.quarantine.table, nothing), []
-    decisions = (context.review / "decisions.jsonl").read_bytes()
-    envelope = (context.review / "decisions.dsse.json").read_bytes()
+    decisions, envelope = (_bound(context, context.review / name, name) for name in REVIEW)
     review = open_review(envelope, decisions, context.review_keys, data.digests)
     context.write_json("review.json", quality.summary(review.decisions, review.header.population))
     done = apply(release.images, release.boxes, review.decisions, data.quarantine)
     return done, sorted({decision.reviewer for decision in review.decisions})
+
+
+def _bound(context: StageContext, path: Path, name: str) -> bytes:
+    """A file of the review, if it is still the one that the run is bound to."""
+    data = path.read_bytes() if path.is_file() else b""
+    expected, found = context.files.get(name, ""), sha256_bytes(data)
+    if found != expected:
+        raise IntegrityError(str(path), expected, found, "it changed while the stage ran; run curate again")
+    return data

@@ -109,10 +109,12 @@ def _seeds(params: Mapping[str, Any]) -> dict[str, int]:
 def _without(annotations: Annotations, revoked: Mapping[str, str]) -> Annotations:
     """The delivery as if the revoked sources had delivered nothing."""
     images = annotations.images[~annotations.images["source"].isin(revoked)].reset_index(drop=True)
+    rejected = tuple(rejection for rejection in annotations.rejected if rejection.source not in revoked)
+    if images.empty and rejected:
+        raise InputError(f"{annotations.root}: no image can be used, such as {rejected[0].reason}")
     if images.empty:
         raise InputError(f"{annotations.root}: the owners revoked every source of this delivery; nothing is left")
     boxes = annotations.boxes[annotations.boxes["image_id"].isin(images["image_id"])].reset_index(drop=True)
-    rejected = tuple(rejection for rejection in annotations.rejected if rejection.source not in revoked)
     return replace(annotations, images=images, boxes=boxes, rejected=rejected)
 
 

@@ -48,6 +48,8 @@ sizes = st.builds(
 def test_text_that_is_no_unicode_is_named():
     with pytest.raises(InputError, match=r"\$\.a\[0\]"):
         canonical_json({"a": ["\udc80"]})
+    with pytest.raises(InputError, match="not Unicode"):
+        canonical_json({"\udc80": 1})
 
 
 def noise(size, seed=0):

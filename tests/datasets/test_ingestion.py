@@ -321,6 +321,9 @@ def test_an_applied_orientation_turns_the_boxes_with_the_pixels(tmp_path, out, o
     assert release.boxes.loc[0, "height"] == y2 - y1
     assert row["dhash"] == dhash(pixels)
     assert release.damaged() == []
+    alone = write_release(tmp_path / "alone", annotations, splits, turn="apply")
+    again = write_release(tmp_path / "again", annotations, splits, turn="apply", previous=out)
+    assert again.digest == alone.digest
 
 
 def test_boxes_drawn_on_the_turned_picture_are_refused(tmp_path, out):

@@ -15,6 +15,8 @@ from secpipeline.detection.export import to_onnx
 from secpipeline.detection.inference import predict
 from secpipeline.detection.matching import EVERYBODY, match
 from secpipeline.detection.metrics import average_precision
+from secpipeline.detection.onnx_detector import OnnxDetector
+from secpipeline.detection.onnx_import import convert
 from secpipeline.detection.registry import build
 from secpipeline.errors import InputError, IntegrityError
 from secpipeline.robustness.attacks import AttackSpec, craft
@@ -226,6 +228,28 @@ def test_a_file_of_weights_does_not_choose_which_code_runs(installed, config, tm
     with pytest.raises(InputError, match="does not say which detector"):
         weights.load(tmp_path / "trap.safetensors")
     assert not (tmp_path / "it ran").exists()
+
+
+def test_nor_does_one_inside_of_a_filter(installed, tmp_path):
+    (tmp_path / "brought_inside.py").write_text(f"open({str(tmp_path / 'it ran')!r}, 'w')\n")
+    filtered = build("preprocessed", {"inner": "csp_tiny", "config": {}, "kind": "median", "strength": 3})
+    filtered.config = {**filtered.config, "inner": "brought_inside:bright"}
+    weights.save(filtered, tmp_path / "trap.safetensors")
+    with pytest.raises(InputError, match="does not say which detector"):
+        weights.load(tmp_path / "trap.safetensors")
+    assert not (tmp_path / "it ran").exists()
+
+
+def test_weights_beside_the_file_are_not_what_its_digest_names(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = onnx.load(config["path"])
+    onnx.external_data_helper.convert_model_to_external_data(model, location="w.bin", size_threshold=0)
+    onnx.save(model, tmp_path / "outside.onnx")
+    assert (tmp_path / "w.bin").is_file()
+    content = (tmp_path / "outside.onnx").read_bytes()
+    for opened in (lambda: convert(content, "outside"), lambda: OnnxDetector(content, SIZE, 0.5)):
+        with pytest.raises(InputError):
+            opened()
 
 
 @pytest.mark.parametrize(

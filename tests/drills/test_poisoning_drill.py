@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from secpipeline.datasets.synthetic import SceneSpec, draw_scene
 from secpipeline.drills import poisoning
 from secpipeline.drills.attacks import ATTACKS, BY_NAME, SOURCE, Setting
 from secpipeline.drills.backdoor_trial import Trial
@@ -40,6 +41,7 @@ def test_label_errors_fall_short_in_words(change, words):
         ({"before": 0.2}, "does not work undefended (20%, without poison 18%)"),
         ({"after": 0.24}, "the trigger works in 24.0%, without poison in 18.0%"),
         ({"loss": 0.02}, "costs 0.020 of AP50"),
+        ({"before": float("nan")}, "no trials"),
     ],
 )
 def test_backdoors_fall_short_in_words(change, words):
@@ -57,6 +59,13 @@ def test_every_attack_plants_in_the_one_source_only():
     for attack in ATTACKS:
         planter = attack.plant("vendor-e", attack.share, 3)
         assert planter.source == "vendor-e"
+
+
+def test_the_trial_shows_the_pattern_that_was_planted():
+    frame = next(iter(draw_scene(SceneSpec(scenes_per_source=1, frames_per_scene=1), "vendor-e", 0)))
+    one, other = (BY_NAME["blended"].plant("vendor-e", 1.0, seed).plant(frame)[0].pixels for seed in (60, 61))
+    assert (one != frame.pixels).any()
+    assert (one == other).all()
 
 
 def test_an_unknown_attack_is_refused_before_anything_is_drawn(tmp_path):

@@ -44,6 +44,7 @@ def test_boxes_say_which_label_is_doubted_and_which_only_lies_in_a_held_image():
         {
             "image_id": ["b0", "a0", "a1"],
             "box_id": ["b0#1", "a0#0", "a1#0"],
+            "kind": ["location", "ghost", "ghost"],
             "score": [0.9, 0.85, 0.5],
             "reason": ["moved", "ghost", "weak"],
         }
@@ -60,6 +61,24 @@ def test_boxes_say_which_label_is_doubted_and_which_only_lies_in_a_held_image():
         "b0#0": "",
         "b0#1": "moved",
     }
+
+
+def test_every_box_of_an_image_that_is_held_as_a_whole_is_held():
+    findings = pd.DataFrame(
+        {
+            "image_id": ["b0", "b0"],
+            "box_id": ["", "b0#1"],
+            "kind": ["trigger", "ghost"],
+            "score": [0.99, 0.9],
+            "reason": ["odd patch", "ghost"],
+        }
+    )
+    images = decide(IMAGES, findings, {}, image_score=0.8)
+
+    table = decide_boxes(BOXES, findings, images, image_score=0.8).set_index("box_id")
+
+    assert table.loc[["b0#0", "b0#1"], "decision"].tolist() == ["hold", "hold"]
+    assert table.loc[["b0#0", "b0#1"], "reason"].tolist() == ["odd patch", "ghost"]
 
 
 def test_sources_say_whether_they_are_held_and_what_they_lost():

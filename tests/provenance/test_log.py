@@ -396,11 +396,7 @@ def test_whatever_is_in_a_checkpoint_it_is_read_in_full_or_refused(content):
 def test_a_checkpoint_is_read_back_as_it_was_signed(size, length, seconds, origin):
     frontier = merkle.frontier([merkle.leaf_hash(bytes([number])) for number in range(size)])
     checkpoint = Checkpoint(origin, size, length, frontier, dt.datetime.fromtimestamp(seconds, dt.UTC))
-    try:
-        data = checkpoint.to_bytes()
-    except UnicodeEncodeError:
-        return  # half a character cannot be written
-    assert Checkpoint.parse(envelopes.parse_object(data)) == checkpoint
+    assert Checkpoint.parse(envelopes.parse_object(checkpoint.to_bytes())) == checkpoint
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 import json
+import os
 import re
+import signal
 import socket
 import threading
 import time
@@ -338,6 +340,19 @@ def test_it_serves_this_machine_alone_until_the_person_is_done(data, path):
         thread.join(20)
     assert outcome == [True]
     assert decided(path) == session.view()["total"]
+
+
+def test_who_interrupts_the_page_gets_an_answer_and_can_sign(data, path):
+    with Session.open(path, data, NAME, RULE, 1) as session:
+
+        def interrupt(address):
+            def later():
+                fetch(address)  # it serves, so its handlers are in place
+                os.kill(os.getpid(), signal.SIGINT)
+
+            threading.Thread(target=later, daemon=True).start()
+
+        assert serve(session, 0, interrupt) is False
 
 
 def test_addresses_are_never_the_same(data, path, monkeypatch):

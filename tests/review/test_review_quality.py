@@ -6,6 +6,7 @@ from scipy.stats import beta, hypergeom
 from sklearn.metrics import cohen_kappa_score
 from small_review import answer, box_table, decide, finding, image_table, skip, tables
 
+from secpipeline.errors import InputError
 from secpipeline.review.budget import BudgetRule, choose
 from secpipeline.review.quality import agreement, outcome, residual_error, same_answer, share_interval, summary
 from secpipeline.review.records import ACCEPT_LABEL, REDRAW, Change, Item
@@ -72,6 +73,8 @@ def test_a_census_leaves_no_doubt_and_no_sample_all():
     assert share_interval(3, 3, 12, 12) == (0.25, 0.25)
     assert share_interval(0, 0, 0, 12) == (0.0, 1.0)
     assert share_interval(0, 0, 0, 0) == (0.0, 0.0)
+    with pytest.raises(InputError, match="is no sample"):
+        share_interval(3, 3, 20, 10)
 
 
 def test_skipped_images_widen_the_interval_whatever_they_are():

@@ -75,7 +75,7 @@ def _with_images(place: tuple[str, ...]) -> tuple[str, ...]:
 def _time(path: Path) -> str:
     """Day or night, by the directory that holds ``labels``."""
     parts = path.absolute().parts
-    before = parts[parts.index(_LABELS) - 1] if _LABELS in parts else ""
+    before = parts[-parts[::-1].index(_LABELS) - 2] if _LABELS in parts[1:] else ""
     return before if before in ("day", "night") else ""
 
 

@@ -127,7 +127,8 @@ def _array(content: memoryview, order: str, depth: int) -> tuple[str, Any]:
         raise InputError("an array has no header, or arrays are nested too deeply")
     (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
     shape = tuple(_numbers(*parts[1], order).tolist())
-    if len(shape) < 2 or min(shape) < 0 or math.prod(shape) > len(content):
+    counts = all(isinstance(side, int) for side in shape)
+    if not counts or len(shape) < 2 or min(shape) < 0 or math.prod(shape) > len(content):
         raise InputError(f"an array of {shown(shape)} in {len(content)} bytes")
     name, rest, entries = bytes(parts[2][1]).decode("latin-1"), parts[3:], math.prod(shape)
     kind = flags & 0xFF
