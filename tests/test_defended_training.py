@@ -17,7 +17,6 @@ from rectangles import pictures
 from secpipeline.datasets.loading import Pixels, Placement
 from secpipeline.defended_training import build, teacher_of, train_recipe
 from secpipeline.detection import defences, registry
-from secpipeline.detection.preprocessing import Preprocessed
 from secpipeline.detection.recipes import Adversarial, EarlyStopping, Recipe, load_recipe
 from secpipeline.detection.seen import SeenBatch
 from secpipeline.errors import InputError
@@ -38,6 +37,8 @@ RECIPES = {
     "composite": dataclasses.replace(PLAIN, adversarial=LINF, defences=PATCH),
     "free": dataclasses.replace(PLAIN, adversarial=LINF, defences={"free": {"replays": 2}}),
     "taught": dataclasses.replace(PLAIN, adversarial=LINF, defences=TAUGHT),
+    "taught and free": dataclasses.replace(PLAIN, adversarial=LINF, defences={**TAUGHT, "free": {"replays": 2}}),
+    "resize": dataclasses.replace(PLAIN, defences={"preprocessing": {"kind": "resize", "strength": 0.4}}),
 }
 
 
@@ -91,7 +92,7 @@ class Kill(BaseException):
     """As sudden as SIGKILL, but survived by the test."""
 
 
-@pytest.mark.parametrize("name", ["patch", "composite", "free", "taught"])
+@pytest.mark.parametrize("name", ["patch", "composite", "free", "taught", "taught and free", "resize"])
 def test_a_defended_training_that_was_killed_ends_as_one_that_was_not(tmp_path, monkeypatch, name):
     whole, record = trained(RECIPES[name])
     steps = []
@@ -106,16 +107,14 @@ def test_a_defended_training_that_was_killed_ends_as_one_that_was_not(tmp_path, 
     with monkeypatch.context() as patched:
         patched.setitem(registry.DETECTORS, "csp_tiny", Killed)
         with pytest.raises(Kill):
-            train_recipe(RECIPES[name], DATA, teacher=teacher(PLAIN if name != "taught" else RECIPES[name]), device=CPU,
-                         checkpoint_dir=tmp_path)  # fmt: skip
+            trained(RECIPES[name], checkpoint_dir=tmp_path)
     resumed, rest = trained(RECIPES[name], checkpoint_dir=tmp_path)
     assert rest.resumed_at == 2
     assert rest.losses == record.losses
     assert same(whole, resumed)
 
 
-def test_a_filter_stands_before_the_recipes_detector(monkeypatch):
-    monkeypatch.setitem(registry.DETECTORS, Preprocessed.name, Preprocessed)
+def test_a_filter_stands_before_the_recipes_detector():
     recipe = dataclasses.replace(PLAIN, defences={"preprocessing": {"kind": "median", "strength": 3}})
     detector, _ = trained(recipe)
     assert detector.config == {"inner": "csp_tiny", "config": PLAIN.config, "kind": "median", "strength": 3.0}

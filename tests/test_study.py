@@ -243,7 +243,14 @@ def result(recipe, seed, value, seconds=1.0, latency_ms=2.0):
     """A cell's result whose measures are all ``value``, a little less on every resample."""
     replicates = {name: [value, *(value - 0.001 * k for k in range(100))] for name in report.MEASURES}
     measures = {name: {"value": value, "low": value, "high": value} for name in report.MEASURES}
-    training = {"seconds": seconds, "cpu_seconds": 2 * seconds, "device": "cpu", "peak_memory_bytes": 2**20}
+    training = {
+        "seconds": seconds,
+        "cpu_seconds": 2 * seconds,
+        "device": "cpu",
+        "peak_memory_bytes": 2**20,
+        "losses": [1.0],
+        "resumed_at": 0,
+    }
     return {
         "recipe": recipe, "seed": seed, "digest": "", "training": training, "latency_ms": latency_ms,
         "measures": measures, "worst": {"linf": "linf-vanish", "patch": "patch-vanish-0"}, "replicates": replicates,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from secpipeline.commands import Add
+from secpipeline.commands import Add, open_workspace
 from secpipeline.errors import InputError
 
 
@@ -24,7 +24,7 @@ def _study(options: argparse.Namespace) -> int:
 
     if options.jobs < 1:
         raise InputError(f"--jobs {options.jobs}: give 1 or more")
-    out = options.out or (options.home or Path("build")) / "studies" / options.file.stem
+    out = options.out or open_workspace(options).home / "studies" / options.file.stem
     study = load_study(options.file, out)
     print(write_report(study, run_study(study, out, options.jobs), out))
     print(f"wrote {out / 'results.md'}")

@@ -37,7 +37,8 @@ def _train(options: argparse.Namespace) -> int:
         job = _job(options)
         out = Path(job.resume).parent
         if (out / RECORD).is_file():
-            print(f"{out} holds this training already; remove it to train again")
+            what = "a" if options.out else "this"
+            print(f"{out} holds {what} training already; remove it to train again")
             return 0
         detector, record = fit(job)
         if not world.leads:
@@ -56,6 +57,7 @@ def _job(options: argparse.Namespace) -> Job:
 
     from secpipeline import runner
     from secpipeline.datasets.releases import BOXES_FILE, IMAGES_FILE
+    from secpipeline.defended_training import teacher_of
     from secpipeline.digests import canonical_json, sha256_bytes, sha256_file
     from secpipeline.stages.train import Job
 
@@ -71,9 +73,13 @@ def _job(options: argparse.Namespace) -> Job:
         tables, shards = (workspace.store.artifacts / stage for stage in ("curate", "ingest"))
     job = Job(str(recipe), str(tables), str(shards), "", options.epochs_limit, options.images_limit)
     # The folder's name says what was trained on what, so that the same command finds its unfinished work.
+    student = job.read_recipe()
+    teacher = teacher_of(student)
+    taught = replace(job, recipe=str(recipe.with_name(f"{teacher}.yaml"))).read_recipe().to_json() if teacher else None
     known = {
         "job": asdict(job),
-        "recipe": job.read_recipe().to_json(),
+        "recipe": student.to_json(),
+        "teacher": taught,
         "data": [sha256_file(tables / name) for name in (IMAGES_FILE, BOXES_FILE)],
     }
     name = f"{recipe.stem}-{sha256_bytes(canonical_json(known))[:12]}"

@@ -96,9 +96,13 @@ class JpegFiles:
 def _checked(data: bytes, index: int) -> bytes:
     if not data.startswith(_JPEG):
         raise InputError(f"training image {index}: no JPEG; give decoded images instead")
-    with Image.open(io.BytesIO(data)) as picture:
-        if picture.getexif().get(_ORIENTATION, 1) != 1:
-            raise InputError(f"training image {index}: has an EXIF orientation; give decoded images instead")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1) != 1
+    except OSError as error:
+        raise InputError(f"training image {index}: a damaged JPEG ({error}); deliver it again") from error
+    if turned:
+        raise InputError(f"training image {index}: has an EXIF orientation; give decoded images instead")
     return data
 
 

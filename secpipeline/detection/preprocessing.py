@@ -75,6 +75,7 @@ class Preprocessed(Detector):
     """
 
     name = "preprocessed"
+    looks: Tensor
 
     def __init__(self, config: dict[str, Any]) -> None:
         from secpipeline.detection.registry import named  # noqa: PLC0415 - the registry holds this class too
@@ -89,7 +90,8 @@ class Preprocessed(Detector):
         self.inner = named(config["inner"])(config["config"])
         self.config = {"inner": self.inner.name, "config": self.inner.config, **asdict(self.settings)}
         self.not_exportable = self.inner.not_exportable  # type: ignore[misc] # of the object: as what is inside
-        self._looks = 0
+        if self.settings.kind == "resize":  # part of the state, so that a resumed training draws on
+            self.register_buffer("looks", torch.zeros((), dtype=torch.int64))
 
     def weight_sources(self) -> dict[str, str]:
         """Those of the inner detector."""
@@ -106,8 +108,8 @@ class Preprocessed(Detector):
             return jpeg(images, self.settings.strength)
         if self.settings.kind == "median":
             return median(images, int(self.settings.strength))
-        self._looks += 1
-        draw = torch.rand((), generator=torch.Generator().manual_seed(self._looks)).item()
+        self.looks += 1
+        draw = torch.rand((), generator=torch.Generator().manual_seed(int(self.looks))).item()
         return resample(images, self.settings.strength + (1 - self.settings.strength) * draw)
 
     def encode(self, truth: Sequence[Truth], height: int, width: int) -> Encoded:

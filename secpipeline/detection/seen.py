@@ -46,6 +46,7 @@ class SeenBatch:
             # The layout that training asks for; another one would be copied, and the copy not be found again.
             images = images.contiguous(memory_format=torch.channels_last)
         self._kept.append(Seen(images, list(truth)))
+        self._current = None  # what was found for the last batch is no answer for this one
         return images, truth
 
     def find(self, images: Tensor) -> Seen:

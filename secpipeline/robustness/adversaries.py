@@ -56,20 +56,21 @@ def adversary(recipe: Recipe, found: Defences, seen: SeenBatch) -> Perturb | Non
                 f"recipe {recipe.name}: defences.free and defences.patch attack, so adversarial must be given"
             )
         return None
-    if found.patch:
-        return PatchAdversary(found.patch, settings, seen)
     if settings.epsilon == 0:
-        raise InputError(f"recipe {recipe.name}: adversarial.epsilon 0 leaves no attack without defences.patch")
-    if found.free:
-        return FreeAdversary(settings.epsilon)
-    return _linf(settings, seen if found.distillation else None)
-
-
-def _linf(settings: Adversarial, seen: SeenBatch | None) -> Perturb:
+        if found.patch is None:
+            raise InputError(f"recipe {recipe.name}: adversarial.epsilon 0 leaves no attack without defences.patch")
+        return PatchAdversary(found.patch, settings, seen)
+    # Made for all of them, because it refuses what is out of range.
     spec = AttackSpec(
         "in the loop", "detection_loss", settings.epsilon, settings.step_size, settings.steps, random_start=True
     )
+    if found.patch:
+        return PatchAdversary(found.patch, settings, seen)
+    remembering = seen if found.distillation else None
+    return FreeAdversary(settings.epsilon, remembering) if found.free else _linf(spec, remembering)
 
+
+def _linf(spec: AttackSpec, seen: SeenBatch | None) -> Perturb:
     def attack(detector: Detector, images: Tensor, encoded: Encoded, generator: torch.Generator) -> Tensor:
         if seen is not None:
             seen.find(images)  # a teacher that comes later is only given the attacked ones
@@ -88,15 +89,19 @@ class FreeAdversary:
     ----------
     epsilon
         Largest change of a pixel, black 0 and white 1.
+    seen
+        The memory that ends the recipe's augmentation, if a teacher asks it for the images before the attack.
     """
 
-    def __init__(self, epsilon: float) -> None:
-        self.epsilon = epsilon
+    def __init__(self, epsilon: float, seen: SeenBatch | None = None) -> None:
+        self.epsilon, self.seen = epsilon, seen
         self._epoch: torch.Generator | None = None
         self._change = torch.zeros(0)
 
     def __call__(self, detector: Detector, images: Tensor, encoded: Encoded, generator: torch.Generator) -> Tensor:  # noqa: ARG002 - the interface of attacks
         """The batch under the perturbation so far."""
+        if self.seen is not None:
+            self.seen.find(images)
         if self._epoch is not generator or self._change.shape != images.shape:
             self._epoch, self._change = generator, torch.zeros_like(images)
         elif self._change.grad is not None:

@@ -28,7 +28,7 @@ Images = NDArray[np.uint8]
 
 _GREY = 128
 # A torso's centre, as a share of the body height from the top of the head.
-_TORSO = 0.38
+TORSO = 0.38
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def grey_patch(images: Images, truth: Sequence[Truth], fraction: float) -> Image
     for index, people in enumerate(truth):
         for x1, y1, x2, y2 in np.asarray(people.boxes, np.float64):
             half = fraction * (y2 - y1) / 2
-            x, y = (x1 + x2) / 2, y1 + _TORSO * (y2 - y1)
+            x, y = (x1 + x2) / 2, y1 + TORSO * (y2 - y1)
             left, right = np.clip(np.rint((x - half, x + half)).astype(int), 0, width)
             top, bottom = np.clip(np.rint((y - half, y + half)).astype(int), 0, height)
             patched[index, :, top:bottom, left:right] = _GREY

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.interface import Detector
+from secpipeline.errors import CannotDecide
 from secpipeline.robustness.attacks import AttackSpec, Images, craft, to_8_bit
 
 
@@ -88,3 +89,20 @@ def sanity_check(spec: AttackSpec, epsilon: float) -> AttackSpec:
     """The same attack grown to ``epsilon``, its steps with it."""
     step_size = spec.step_size * epsilon / spec.epsilon
     return dataclasses.replace(spec, name=f"{spec.name} sanity", epsilon=epsilon, step_size=step_size)
+
+
+def attack_soundly(
+    detector: Detector, images: Images, truth: Sequence[Truth], spec: AttackSpec, batch_size: int, seed: int
+) -> Images:
+    """Attacked (N, 3, H, W) uint8 images; an attack whose gradients overflow would leave them all but clean.
+
+    Raises
+    ------
+    CannotDecide
+        If the gradients of an image are not finite.
+    """
+    found = attack_all(detector, images, truth, spec, batch_size, seed)
+    if found.non_finite.any():
+        count = int(found.non_finite.sum())
+        raise CannotDecide(f"attack {spec.name}: gradients of {count} images are not finite; robustness is not known")
+    return found.images

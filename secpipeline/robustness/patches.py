@@ -27,13 +27,11 @@ from tqdm import tqdm
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.interface import Detector
 from secpipeline.errors import InputError
-from secpipeline.robustness.attacks import frozen
+from secpipeline.robustness.attacks import TORSO, frozen
 from secpipeline.robustness.objectives import OBJECTIVES
 
 Images = NDArray[np.uint8]
 
-# A torso's centre, as a share of the body height from the top of the head.
-TORSO = 0.38
 _SHIFT, _SIZE, _LIGHT = 0.08, 0.1, 0.1
 _NOWHERE = -1e6
 

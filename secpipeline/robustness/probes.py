@@ -27,7 +27,7 @@ from secpipeline.detection.matching import ALL, match
 from secpipeline.detection.recipes import Recipe
 from secpipeline.errors import InputError
 from secpipeline.robustness.attacks import AttackSpec, Images
-from secpipeline.robustness.health import attack_all
+from secpipeline.robustness.health import attack_soundly
 from secpipeline.robustness.patches import PatchSpec, learn, wear
 
 Validate = Callable[[Detector, int], float]
@@ -58,7 +58,7 @@ def validation(recipe: Recipe, found: Defences, calibration: Pixels | None) -> V
         return lambda detector, _: _precision(detector, calibration.images, calibration)
     if recipe.adversarial is None:
         raise InputError(f"recipe {recipe.name}: early_stopping on robust needs adversarial, which says against what")
-    epsilon, part = recipe.adversarial.epsilon, _part(calibration, range(min(_IMAGES, len(calibration.image_ids))))
+    epsilon, part = recipe.adversarial.epsilon, _spread(calibration)
 
     def validate(detector: Detector, epoch: int) -> float:
         scores = [_under_pgd(detector, part, epsilon, epoch)] if epsilon else []
@@ -68,9 +68,15 @@ def validation(recipe: Recipe, found: Defences, calibration: Pixels | None) -> V
     return validate
 
 
+def _spread(calibration: Pixels) -> Pixels:
+    """At most 64 images from the whole of the table, in which sources and scenes follow one another."""
+    count = len(calibration.image_ids)
+    return _part(calibration, np.linspace(0, count - 1, min(_IMAGES, count)).round().astype(int).tolist())
+
+
 def _under_pgd(detector: Detector, data: Pixels, epsilon: float, seed: int) -> float:
     spec = AttackSpec("probe", "detection_loss", epsilon, epsilon / 4, _STEPS, random_start=True)
-    return _precision(detector, attack_all(detector, data.images, data.truth, spec, _BATCH, seed).images, data)
+    return _precision(detector, attack_soundly(detector, data.images, data.truth, spec, _BATCH, seed), data)
 
 
 def _under_patch(detector: Detector, data: Pixels, settings: Patch, seed: int) -> float:

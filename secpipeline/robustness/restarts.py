@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.interface import Detector
 from secpipeline.robustness.attacks import AttackSpec, Images
-from secpipeline.robustness.health import attack_all
+from secpipeline.robustness.health import attack_soundly
 from secpipeline.robustness.objectives import OBJECTIVES
 
 
@@ -30,7 +30,7 @@ def attack_restarts(
     """Attack (N, 3, H, W) uint8 images ``restarts`` times; of each, the result that its objective is highest on."""
     best, height = images, np.full(len(images), -np.inf)
     for restart in range(restarts):
-        attacked = attack_all(detector, images, truth, spec, batch_size, seed + restart).images
+        attacked = attack_soundly(detector, images, truth, spec, batch_size, seed + restart)
         reached = _reached(detector, attacked, truth, spec, batch_size)
         better = reached > height
         best = np.where(better[:, None, None, None], attacked, best)

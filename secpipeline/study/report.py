@@ -128,7 +128,9 @@ def _mean(cells: Sequence[dict[str, Any]], measure: str) -> NDArray[np.float64]:
 def _training_seconds(cell: dict[str, Any]) -> float:
     """Of the processor if that is what trained: cells side by side would take each other's wall time."""
     training = cell["training"]
-    return float(training["cpu_seconds"] if training["device"] == "cpu" else training["seconds"])
+    spent = float(training["cpu_seconds"] if training["device"] == "cpu" else training["seconds"])
+    epochs = len(training["losses"])  # a resumed training counts from where it resumed
+    return spent * epochs / max(1, epochs - int(training["resumed_at"]))
 
 
 def _ratio(cells: Sequence[dict[str, Any]], reference: Sequence[dict[str, Any]], of: Any) -> float:
@@ -164,7 +166,8 @@ def _legend(study: Study, device: Sequence[str]) -> str:
         f"on every torso, {patch.fraction:.0%} of the person's height, learned anew for each detector on its "
         f"training images, the worst of {', '.join(patch.objectives)} with {_many(len(patch.seeds), 'seed')} each. "
         f"Corrupted: the mean over {corruptions}. People: {chosen.subset}. Trained on {', '.join(device)}; "
-        "training × is processor time there if that is the processor, else wall time. Peak MiB: of the training; on "
+        "training × is processor time there if that is the processor, else wall time; a resumed training's is scaled "
+        "up, and a student's is without its teacher's. Peak MiB: of the training; on "
         "the processor of the process so far, so that with one job later cells show no less than earlier ones.\n"
     )
 

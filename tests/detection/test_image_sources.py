@@ -80,6 +80,8 @@ def test_what_accelerators_would_read_otherwise_is_refused_by_number():
     turned[0x0112] = 6
     with pytest.raises(InputError, match="training image 1: no JPEG"):
         JpegFiles([good, encoded(smooth(64, 64), "PNG")], (64, 64))
+    with pytest.raises(InputError, match="training image 0: a damaged JPEG"):
+        JpegFiles([b"\xff\xd8garbage"], (64, 64))
     with pytest.raises(InputError, match="training image 2: has an EXIF orientation"):
         JpegFiles([good, good, encoded(smooth(64, 64), exif=turned)], (64, 64))
     upright = Image.Exif()
