@@ -137,6 +137,13 @@ def test_of_several_boxes_on_a_person_the_most_confident_is_judged(config):
     assert judged(config, [NEAR, PERSON], [0.9, 0.3], people)["box"] > 0.05
 
 
+def test_a_person_whom_no_box_overlaps_blames_the_nearest(config):
+    small = truth([[50, 40, 58, 48]])
+    far, near = [0, 0, 10, 10], [38, 38, 48, 48]
+    missed = [judged(config, [far, near], scores, small)["missed"] for scores in ([0.9, 0.1], [0.1, 0.9])]
+    assert missed[0] > missed[1] + 1
+
+
 def test_a_box_in_an_ignored_region_is_not_judged(config):
     alarm = judged(config, [FAR], [0.9], truth())
     assert alarm["false"] > 1

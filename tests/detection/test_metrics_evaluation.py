@@ -184,6 +184,15 @@ def test_a_group_of_nobody_has_no_numbers_and_an_unnamed_one_is_unknown():
     assert rows.loc[("source", "unknown"), "images"] == 11
 
 
+@pytest.mark.parametrize("kind", ["object", "category"])
+def test_a_group_that_is_called_unknown_is_that_of_the_unnamed_ones(kind):
+    boxes, predictions, images = street(12)
+    mixed = images.assign(source=pd.Series(["y", "unknown"] + [None] * 10, dtype=kind).to_numpy())
+    mixed["source"] = mixed["source"].astype(kind)
+    rows = breakdown(boxes, predictions, mixed, 0.5, draw(12, 200, seed=0)).set_index(["by", "group"])
+    assert rows.loc["source", "images"].to_dict() == {"unknown": 11, "y": 1}
+
+
 def test_a_breakdown_of_other_images_is_refused():
     boxes, predictions, images = street(12)
     with pytest.raises(InputError, match="counts of 10 images for 12"):

@@ -197,6 +197,12 @@ def published(tmp_path_factory):
     return model.eval(), {"path": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
+@pytest.mark.parametrize("given", [{}, "", 0])
+def test_weights_that_are_given_and_are_none_are_refused_not_left_out(given):
+    with pytest.raises(InputError, match="weights"):
+        build(SSD, {"weights": given}, seed=0)
+
+
 def test_published_weights_keep_person_and_background(published, batch, tmp_path):
     model, source = published
     detector = build(SSD, {"weights": source}, seed=0).eval()
