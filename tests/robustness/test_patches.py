@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from secpipeline.detection.defences import Defences, Free, Patch
 from secpipeline.detection.distillation import Distillation
 from secpipeline.detection.recipes import Adversarial, Recipe
 from secpipeline.detection.seen import SeenBatch
-from secpipeline.errors import InputError
+from secpipeline.errors import CannotDecide, InputError
+from secpipeline.robustness import health
 from secpipeline.robustness.adversaries import FreeAdversary, PatchAdversary, adversary
 from secpipeline.robustness.attacks import AttackSpec
 from secpipeline.robustness.health import attack_all
@@ -247,3 +250,14 @@ def test_the_linf_attack_remembers_the_clean_batch_for_a_teacher():
     attacked = attack(detector, images, encoded, torch.Generator().manual_seed(0))
     assert 0 < float((attacked - images).abs().max()) <= 4 / 255 + 1e-6
     assert seen.find(attacked).images is images
+
+
+def test_an_attack_whose_gradients_overflow_is_no_sign_of_robustness(monkeypatch):
+    images = np.zeros((2, 3, 32, 32), np.uint8)
+    found = SimpleNamespace(images=images, non_finite=np.array([False, True]))
+    monkeypatch.setattr(health, "attack_all", lambda *_: found)
+    spec = AttackSpec("pgd", "detection_loss", 4 / 255, 1 / 255, 2, random_start=True)
+    with pytest.raises(CannotDecide, match="gradients of 1 images are not finite"):
+        health.attack_soundly(None, images, [], spec, 2, 0)
+    found.non_finite[1] = False
+    assert health.attack_soundly(None, images, [], spec, 2, 0) is images

@@ -6,7 +6,10 @@ import pytest
 
 from secpipeline import runner
 from secpipeline.cli import main
+from secpipeline.errors import IntegrityError
 from secpipeline.review import app
+from secpipeline.stages import curate
+from secpipeline.stages.table import REVIEW
 
 
 @pytest.fixture
@@ -68,3 +71,18 @@ def test_a_release_is_compared_with_another(chain, type_, capsys):
     assert "hold the same images and boxes" in capsys.readouterr().out
     assert type_("release", "diff", release, str(chain.root)) == 2
     assert "images.parquet" in capsys.readouterr().err
+
+
+def test_a_review_that_changes_while_the_stage_runs_is_not_applied(chain, type_, reviewer, monkeypatch):
+    reviewer(100)
+    assert type_("review", "--reviewer", "reviewer one", "--items", "40", "--seed", "5") == 0
+    read = curate.ReviewData.read
+
+    def rewriting(*arguments, **options):
+        path = chain.home / REVIEW[0]
+        path.write_bytes(path.read_bytes() + b"\n")
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(curate.ReviewData, "read", rewriting)
+    with pytest.raises(IntegrityError, match="it changed while the stage ran"):
+        runner.run(chain, "curate")
