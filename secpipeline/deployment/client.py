@@ -25,7 +25,6 @@ from tuf.ngclient.fetcher import FetcherInterface
 from secpipeline.deployment.metadata import (
     TIMESTAMP,
     Record,
-    exclusive,
     file_name,
     parse_time,
     read_bytes,
@@ -36,6 +35,7 @@ from secpipeline.deployment.metadata import (
 from secpipeline.digests import StrPath, check_name, map_files, sha256_bytes, sha256_file
 from secpipeline.errors import AttestationError, InputError, SecpipelineError
 from secpipeline.provenance import envelopes
+from secpipeline.store import exclusive
 
 TARGETS = "targets"
 # How far a channel's clock may be ahead of the reader's.

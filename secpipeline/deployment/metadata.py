@@ -11,7 +11,6 @@ timestamp tells when the channel last spoke.
 from __future__ import annotations
 
 import datetime as dt
-import fcntl
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -290,26 +289,6 @@ def refusals(where: Path) -> Iterator[None]:
     except (RepositoryError, DownloadError) as error:
         code = next((code for kind, code in _CODES if isinstance(error, kind)), "channel-malformed")
         raise AttestationError(code, f"{where}: {error}") from error
-
-
-@contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold a directory: one process, or thread, at a time.
-
-    Raises
-    ------
-    InputError
-        If it cannot be opened.
-    """
-    try:
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    except OSError as error:
-        raise InputError(f"{directory}: cannot be opened ({error.strerror}); check its permissions") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def whole_seconds(now: dt.datetime | None = None) -> dt.datetime:

@@ -31,7 +31,6 @@ from secpipeline.deployment.metadata import (
     Record,
     State,
     encode,
-    exclusive,
     file_name,
     numbers,
     read_roots,
@@ -42,7 +41,7 @@ from secpipeline.digests import tree_digest, tree_files
 from secpipeline.errors import AttestationError, InputError
 from secpipeline.provenance.keys import CHANNEL, OWNERS, KeyRing
 from secpipeline.provenance.trust import OWNER_THRESHOLD
-from secpipeline.store import sync_directory, write_atomic
+from secpipeline.store import exclusive, sync_directory, write_atomic
 
 RELEASER = "releaser"
 # Metadata is signed again once less than a third of its lifetime is left.

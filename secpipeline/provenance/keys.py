@@ -38,7 +38,7 @@ from securesystemslib.signer import KEY_TYPE_ED25519, CryptoSigner, Key, Secrets
 
 from secpipeline.digests import sha256_bytes
 from secpipeline.errors import AttestationError, InputError, SecpipelineError
-from secpipeline.store import sync_directory, write_atomic
+from secpipeline.store import exclusive, sync_directory, write_atomic
 
 OWNERS = ("owner-1", "owner-2", "owner-3")
 # Those who sign steps of the chain, then those who sign for services: the log's checkpoints, the channels' freshness.
@@ -46,6 +46,8 @@ STEP_ROLES = ("ingestor", "validator", "label-auditor", "trainer", "red-team", "
 LOG, CHANNEL = "log", "channel"
 FUNCTIONARIES = (*STEP_ROLES, LOG, CHANNEL)
 ROLES = (*OWNERS, *FUNCTIONARIES)
+# A ring made before 0.3 has no keys of these; every later one has all of them from the start.
+_SINCE_0_3 = ("safety", LOG, CHANNEL)
 _FILE = "file2"
 _SCHEMES = (_FILE, "hsm", "gcpkms", "awskms", "azurekms", "hv")
 
@@ -94,6 +96,9 @@ class KeyRing:
     def create(cls, directory: Path, places: Mapping[str, KeyPlace] | None = None) -> KeyRing:
         """Open the ring, making every key first if there is none yet.
 
+        A ring made before 0.3 gets the keys of the roles that were new then and keeps those that it has. A ring that
+        lost some keys is refused: others may rest on them.
+
         Parameters
         ----------
         directory
@@ -110,6 +115,8 @@ class KeyRing:
         """
         if not directory.exists():
             _make(directory, places or {})
+        elif not all(cls(directory)._public_file(role).is_file() for role in _SINCE_0_3):
+            cls(directory)._bring_up()
         return cls.open(directory)
 
     @classmethod
@@ -253,6 +260,28 @@ class KeyRing:
         if place is not None:
             return held == place.uri and key.keyid == parse_public_key(place.public).keyid
         return held in {f"{_FILE}:{ring._private_files(role)[0]}" for ring in (self, prepared)}
+
+    def _bring_up(self) -> None:
+        """Give a ring of an earlier version the keys that it has not; killed anywhere, it is finished the next time."""
+        joining = self.directory / "joining"
+        with exclusive(self.directory):
+            if self._is_older() and not joining.exists():
+                fresh = self.directory / ".joining"
+                shutil.rmtree(fresh, ignore_errors=True)
+                for role in _SINCE_0_3:
+                    _write_key(fresh, role, None)
+                fresh.rename(joining)
+                sync_directory(self.directory)
+            for path in sorted(joining.glob("*/*.pem")):  # the private parts first
+                path.replace(self.directory / path.relative_to(joining))
+            shutil.rmtree(joining, ignore_errors=True)
+
+    def _is_older(self) -> bool:
+        """Whether it holds every role's key but those of the roles that came later, and nothing of these."""
+        whole = all(self._public_file(role).is_file() for role in ROLES if role not in _SINCE_0_3)
+        return whole and not any(
+            path.exists() for role in _SINCE_0_3 for path in (self._public_file(role), *self._private_files(role))
+        )
 
     def discard(self, role: str) -> None:
         """Forget what was prepared for a role."""

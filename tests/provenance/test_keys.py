@@ -1,5 +1,7 @@
 """Keys by URI: files, a hardware module, key services; whatever is wrong with one is one clear error."""
 
+import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -96,6 +98,54 @@ def test_a_missing_private_key_is_one_clear_error(tmp_path):
     (ring.directory / "public/monitor.pem").unlink()
     with pytest.raises(AttestationError, match="monitor"):
         KeyRing.open(ring.directory)
+
+
+def as_made_by_0_2(ring):
+    """The ring without the roles that 0.2 did not know."""
+    for role in ("safety", "log", "channel"):
+        private(ring, role).unlink()
+        (ring.directory / f"public/{role}.pem").unlink()
+    return {path.name: path.read_bytes() for path in ring.directory.glob("*/*.pem")}
+
+
+def test_a_ring_made_by_an_earlier_version_gets_what_it_lacks_and_keeps_what_it_has(own):
+    before = as_made_by_0_2(own)
+    ring = KeyRing.create(own.directory)
+    assert all(signs_for(ring, role) for role in ROLES)
+    assert len({ring.public(role).keyid for role in ROLES}) == len(ROLES)
+    assert before.items() <= {path.name: path.read_bytes() for path in ring.directory.glob("*/*.pem")}.items()
+    assert {path.stat().st_mode & 0o777 for path in (ring.directory / "private").iterdir()} == {0o600}
+    assert sorted(path.name for path in ring.directory.iterdir()) == ["private", "public"]
+
+
+@pytest.mark.parametrize("done", range(14))
+def test_bringing_up_an_older_ring_is_finished_after_a_crash(own, monkeypatch, done):
+    as_made_by_0_2(own)
+    moves = itertools.count()
+
+    def until_the_crash(move):
+        def moved(*arguments):
+            if next(moves) == done:
+                raise KeyboardInterrupt
+            return move(*arguments)
+
+        return moved
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", until_the_crash(Path.rename))
+        patched.setattr(Path, "replace", until_the_crash(Path.replace))
+        with contextlib.suppress(KeyboardInterrupt):
+            KeyRing.create(own.directory)
+    assert all(signs_for(KeyRing.create(own.directory), role) for role in ROLES)
+
+
+@pytest.mark.parametrize("role", ["safety", "log", "channel", "trainer"])
+def test_a_lost_key_is_never_made_anew(own, role):
+    lost = [private(own, role), own.directory / f"public/{role}.pem"]
+    for path in lost:
+        path.unlink()
+    assert refusal(lambda: KeyRing.create(own.directory), role, "restore it") == "key-missing"
+    assert not any(path.exists() for path in lost)
 
 
 def test_every_role_has_a_p256_key_of_its_own_and_signs_with_it(ring):
