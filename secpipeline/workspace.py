@@ -22,6 +22,7 @@ from secpipeline.provenance import authority
 from secpipeline.provenance.evidence import EvidenceStore
 from secpipeline.provenance.keys import KeyRing, default_key_directory
 from secpipeline.provenance.layout import StepSpec
+from secpipeline.provenance.log import LOG
 from secpipeline.provenance.trust import Trust
 from secpipeline.stages.table import REVIEW, STAGES
 from secpipeline.store import Store, write_atomic
@@ -54,12 +55,13 @@ class Workspace:
         Raises
         ------
         InputError
-            If ``root`` has no ``params.yaml``.
+            If ``root`` has no ``params.yaml``, or ``home`` is of a version before 0.3.
         """
         root = (root or Path.cwd()).resolve()
         if not (root / "params.yaml").is_file():
             raise InputError(f"{root}: no params.yaml here; run from the project's directory or pass --project")
         chosen = home or Path(os.environ.get("SECPIPELINE_HOME", root / "build"))
+        _refuse_older(chosen.resolve())
         return cls(root, chosen.resolve(), default_key_directory(root))
 
     @property
@@ -134,6 +136,20 @@ class Workspace:
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _refuse_older(home: Path) -> None:
+    """Until 0.3 the entries of the log named each other, and nothing was signed over them."""
+    try:
+        with (home / "evidence" / LOG).open("rb") as file:
+            first = file.readline(1024)
+    except FileNotFoundError:
+        return
+    if b'"previous":' in first:
+        raise InputError(
+            f"{home}: its evidence is of a version before 0.3, which this one does not read; "
+            f"move it aside (mv {home} {home}-0.2) and run the chain again"
+        )
 
 
 def step_specs() -> Sequence[StepSpec]:
