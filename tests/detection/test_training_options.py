@@ -316,8 +316,9 @@ def test_the_record_says_what_was_trained_on_what_and_at_which_cost():
     assert run(images=np.flip(IMAGES))[1].data_sha256 != record.data_sha256
 
 
-def test_power_is_averaged_over_what_the_program_prints():
-    reader = PowerReader(("sh", "-c", "echo 100.5; echo '[N/A]'; echo 300.5; exec sleep 60"))
+@pytest.mark.parametrize("deaf", ["", "trap '' TERM INT; "])
+def test_power_is_averaged_over_what_the_program_prints(deaf):
+    reader = PowerReader(("sh", "-c", f"{deaf}echo 100.5; echo '[N/A]'; echo 300.5; exec sleep 60"))
     while len(reader._watts) < 2:
         pass
     assert reader.stop() == 200.5
