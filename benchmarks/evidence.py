@@ -33,7 +33,9 @@ from secpipeline.drills.throwaway import ThrowawayChain
 from secpipeline.provenance import authority, envelopes
 from secpipeline.provenance.evidence import RUN, SignedEvidence, attest
 from secpipeline.provenance.keys import LOG, KeyRing
-from secpipeline.provenance.trace import History
+from secpipeline.provenance.lineage.queries import makers
+from secpipeline.provenance.lineage.reading import read_history
+from secpipeline.provenance.lineage.tree import downstream, upstream
 from secpipeline.provenance.verification import Expectations, verify_chain
 
 SETTLING_SECONDS = 2.1  # a younger file is not recorded by a digest cache
@@ -197,8 +199,8 @@ def look_back(chain: ThrowawayChain, repeats: int, materializations: int) -> Ite
     traced: list[int] = []
 
     def trace() -> None:
-        history = History.read(chain.store, authority.said(chain.store, chain.ring), chain.specs)
-        up, down = history.upstream(history.makers(last)), history.downstream(history.makers(first))
+        history = read_history(chain.store, authority.said(chain.store, chain.ring), chain.specs)
+        up, down = upstream(history, makers(history, last)), downstream(history, makers(history, first))
         traced[:] = [len(history.runs), len(names(up)), len(names(down))]
 
     both = median(trace, repeats)

@@ -18,7 +18,7 @@ from secpipeline.detection.interface import Detector
 from secpipeline.detection.preprocessing import Preprocessed
 from secpipeline.detection.recipes import Recipe
 from secpipeline.detection.seen import SeenBatch
-from secpipeline.detection.training import train
+from secpipeline.detection.training import check_trainable, train
 from secpipeline.detection.training_record import TrainingRecord
 from secpipeline.errors import InputError
 from secpipeline.robustness.adversaries import adversary
@@ -38,6 +38,17 @@ def build(recipe: Recipe) -> Detector:
         return registry.build(recipe.detector, dict(recipe.config), seed=recipe.seed)
     config = {"inner": recipe.detector, "config": dict(recipe.config), **asdict(found.preprocessing)}
     return registry.build(Preprocessed.name, config, seed=recipe.seed)
+
+
+def check(recipe: Recipe) -> None:
+    """Refuse a recipe whose detector cannot be built or trained; to be asked before its data are read.
+
+    Raises
+    ------
+    InputError
+        As :func:`secpipeline.detection.registry.build` and :func:`secpipeline.detection.training.check_trainable`.
+    """
+    check_trainable(build(recipe), recipe)
 
 
 def train_recipe(

@@ -14,7 +14,9 @@ from secpipeline.digests import sha256_bytes
 from secpipeline.errors import InputError
 from secpipeline.provenance import authority
 from secpipeline.provenance.evidence import EvidenceStore
-from secpipeline.provenance.trace import History, TracedRun
+from secpipeline.provenance.lineage.graph import History, TracedRun
+from secpipeline.provenance.lineage.queries import contributed, touched
+from secpipeline.provenance.lineage.reading import read_history
 from secpipeline.provenance.trust import SOURCE, Revocation
 from secpipeline.stages import deploy
 from secpipeline.stages.table import STAGES
@@ -54,7 +56,7 @@ def reach(workspace: Workspace, wanted: Revocation) -> Reach:
     AttestationError
         If the evidence does not verify.
     """
-    history = History.read(workspace.evidence, workspace.trust(), step_specs())
+    history = read_history(workspace.evidence, workspace.trust(), step_specs())
     runs = history.reached(_roots(history, wanted))
     statements = {run.statement for run in runs}
     return Reach(runs, tuple(name for name in deploy.serving(workspace) if _deployed(workspace, name) in statements))
@@ -68,9 +70,9 @@ def _deployed(workspace: Workspace, channel: str) -> str:
 
 def _roots(history: History, wanted: Revocation) -> tuple[TracedRun, ...]:
     if wanted.kind != SOURCE:
-        return history.touched(wanted.name)
+        return touched(history, wanted.name)
     try:
-        return history.contributed(wanted.name)
+        return contributed(history, wanted.name)
     except InputError:
         return ()  # a source that was never taken in may be revoked before it is
 

@@ -20,7 +20,10 @@ def _no_sync(monkeypatch):
 
 
 def small_project(root: Path) -> Path:
-    """A project with little data and one-epoch recipes; the gate of its policy is not loosened."""
+    """A project with little data and one-epoch recipes; the gate of its policy is not loosened.
+
+    Judges are trained until they see something: an audit is refused where they say nothing.
+    """
     root.mkdir(parents=True)
     for name in ("policies", "recipes", "expectations"):
         shutil.copytree(ROOT / name, root / name)
@@ -32,7 +35,7 @@ def small_project(root: Path) -> Path:
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     for path in (root / "recipes").glob("*.yaml"):
         recipe = yaml.safe_load(path.read_text())
-        recipe.update(input_size=[96, 128], epochs=1)
+        recipe.update(input_size=[96, 128], epochs=8 if path.stem == "judge" else 1)
         path.write_text(yaml.safe_dump(recipe))
     return root
 

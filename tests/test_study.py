@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secpipeline.commands import study as command
+from secpipeline.detection.interface import Detector
 from secpipeline.errors import CannotDecide, InputError
 from secpipeline.study import cells as cells_module
 from secpipeline.study import report, runs
@@ -81,6 +82,24 @@ def loaded(folder, study=SMALL):
     return load_study(path, folder / "out")
 
 
+class Weightless(Detector):
+    """A detector without weights, as one that another program runs."""
+
+    name = "weightless"
+    encode = losses = logits = dense = None
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+
+def test_a_study_of_a_black_box_is_refused_before_its_data_are_made(tmp_path):
+    study = changed("recipes", "student", value={"detector": f"{__name__}:Weightless"})
+    with pytest.raises(InputError, match=r"recipe student: detector .*:Weightless is a black box"):
+        run_study(loaded(tmp_path, study), tmp_path / "out", 1)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["recipes"]
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -90,7 +109,7 @@ def loaded(folder, study=SMALL):
         (("seeds",), [True], "must be a list of whole numbers"),
         (("recipes",), {}, "one of such mappings by name"),
         (("recipes", "../x"), {}, "needs a short name"),
-        (("recipes", "standard"), {"epochs": 0}, "standard.yaml: epochs 0"),
+        (("recipes", "standard"), {"epochs": 0}, "standard.yaml: epochs: 0"),
         (("recipes", "standard"), {"colour": 1}, "standard.yaml: unknown key 'colour'"),
         (("recipes", "standard"), {"defences": {"armour": {}}}, "standard.yaml: unknown defence 'armour'"),
         (("recipes", "student", "defences", "distillation", "teacher"), "nobody", "is no recipe of this study"),

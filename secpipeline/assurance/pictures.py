@@ -100,7 +100,7 @@ def thumbnail(png: bytes, max_bytes: int = 48_000) -> bytes:
 
 def line_chart(series: Mapping[str, Sequence[float]], x: Sequence[float], labels: tuple[str, str], title: str) -> bytes:
     """Curves over a shared axis; ``labels`` name the x and the y axis with their units."""
-    figure, axes = _figure()
+    figure, (axes,) = _figure()
     for name, values in series.items():
         axes.plot(x, values, label=name, linewidth=1.8)
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
@@ -116,7 +116,7 @@ def bar_chart(
     bound: tuple[float, str] | None = None,
 ) -> bytes:
     """Horizontal bars with confidence intervals and, if given, the policy's bound as a dashed line."""
-    figure, axes = _figure(height=0.6 + 0.26 * len(values))
+    figure, (axes,) = _figure(height=0.6 + 0.26 * len(values))
     names = list(values)
     centre = np.array([values[name] for name in names])
     ends = np.array([intervals.get(name, (values[name], values[name])) for name in names])
@@ -132,15 +132,48 @@ def bar_chart(
     return _save(figure)
 
 
-def _figure(height: float = 3.2) -> tuple[Any, Any]:
+def reliability_chart(bins: Sequence[Mapping[str, Any]], threshold: float, title: str) -> bytes:
+    """Precision against score with 95 % intervals, and under it how many detections each point rests on.
+
+    Parameters
+    ----------
+    bins
+        Rows of :func:`secpipeline.detection.calibration.reliability`, null where a bin is empty.
+    threshold
+        The deployed score threshold, a dashed line.
+    title
+        What it is about.
+    """
+    figure, (curve, counts) = _figure(height=4.4, ratios=(3, 1))
+    filled = [row for row in bins if row["detections"]]
+    score, precision, low, high = (
+        np.array([row[name] for row in filled]) for name in ("score", "precision", "precision_low", "precision_high")
+    )
+    curve.plot([0, 1], [0, 1], color="#888888", linewidth=1, label="calibrated")
+    error = np.clip(np.stack([precision - low, high - precision]), 0, None)
+    curve.errorbar(score, precision, error, fmt="o-", color="#0072B2", elinewidth=1, label="measured")
+    curve.set(ylabel="share on a person", title=title, xlim=(0, 1), ylim=(0, 1.02))
+    places = [row["low_score"] for row in filled]
+    widths = [row["high_score"] - row["low_score"] for row in filled]
+    counts.bar(places, [row["detections"] for row in filled], widths, align="edge", color="#0072B2", edgecolor="white")
+    counts.set(xlabel="score", ylabel="detections", yscale="log", ylim=(0.5, None))
+    for axes in (curve, counts):
+        axes.axvline(threshold, color="#D55E00", linestyle="--", linewidth=1.4, label="deployed threshold")
+    curve.legend(frameon=False, loc="upper left")
+    return _save(figure)
+
+
+def _figure(height: float = 3.2, ratios: Sequence[float] = (1,)) -> tuple[Any, list[Any]]:
+    """A figure of charts under each other that share their x axis, their heights in the given ratios."""
     # The object interface leaves pyplot's global state, which is not safe under Dagster's threads, alone.
     from matplotlib.figure import Figure  # noqa: PLC0415 - slow to import, and most stages draw no chart
 
     figure = Figure(figsize=(6.4, height), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
+    charts = figure.subplots(len(ratios), sharex=True, squeeze=False, height_ratios=ratios)[:, 0].tolist()
+    for axes in charts:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    return figure, charts
 
 
 def _save(figure: Any) -> bytes:

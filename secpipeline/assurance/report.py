@@ -19,8 +19,8 @@ import pandas as pd
 from secpipeline.digests import sha256_bytes
 from secpipeline.errors import SecpipelineError
 from secpipeline.provenance import authority
-from secpipeline.provenance.lineage_picture import svg
-from secpipeline.provenance.trace import History
+from secpipeline.provenance.lineage.picture import svg
+from secpipeline.provenance.lineage.reading import read_history
 from secpipeline.stages.table import STAGES
 from secpipeline.store import write_atomic
 from secpipeline.workspace import step_specs
@@ -77,6 +77,7 @@ def write(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]], forgery: st
         held=_held(workspace),
         review=_json(workspace, "curate", "review.json"),
         galleries=_galleries(workspace, outcomes),
+        evaluations=_evaluations(workspace, outcomes),
     )
     write_atomic(directory / "index.html", page.encode())
     return Path(directory / "index.html")
@@ -87,7 +88,7 @@ def _lineage(workspace: Any) -> dict[str, Any]:
     store = workspace.evidence
     try:
         # The owners' word as it lies there: asking the workspace would sign a first one where it is lost.
-        history = History.read(store, authority.said(store, workspace.ring()), step_specs())
+        history = read_history(store, authority.said(store, workspace.ring()), step_specs())
         current = store.current("deploy")
         statement = sha256_bytes(current.statement) if current else ""
         deployed = [run for run in history.runs if run.statement == statement]
@@ -121,13 +122,27 @@ def _held(workspace: Any) -> list[dict[str, Any]]:
 
 def _galleries(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     """The attack gallery of every detector, also of the one whose outputs are no longer the current ones."""
+    pictures = [(outcome["recipe"], _attack_file(workspace, outcome, "gallery.png")) for outcome in outcomes.values()]
+    return [{"recipe": recipe, "source": _inline(png)} for recipe, png in pictures if png is not None]
+
+
+def _evaluations(workspace: Any, outcomes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The evaluation of every detector with the picture of its scores, as :func:`_galleries`."""
     found = []
     for outcome in outcomes.values():
-        digest = outcome["files"].get("attack", {}).get("gallery.png")
-        if digest is not None and workspace.store.object_path(digest).is_file():
-            picture = _inline(workspace.store.object_path(digest).read_bytes())
-            found.append({"recipe": outcome["recipe"], "source": picture})
+        report = _attack_file(workspace, outcome, "evaluation.json")
+        if report is not None:
+            png = _attack_file(workspace, outcome, "reliability.png")
+            picture = None if png is None else _inline(png)
+            found.append({**json.loads(report), "recipe": outcome["recipe"], "picture": picture})
     return found
+
+
+def _attack_file(workspace: Any, outcome: Mapping[str, Any], name: str) -> bytes | None:
+    """A file that the attack stage made for an outcome, from the store."""
+    digest = outcome["files"].get("attack", {}).get(name)
+    path = None if digest is None else Path(workspace.store.object_path(digest))
+    return path.read_bytes() if path is not None and path.is_file() else None
 
 
 def _json(workspace: Any, stage: str, name: str) -> Any:

@@ -82,43 +82,46 @@ def _owners(options: argparse.Namespace) -> Any:
 
 
 def _trace(options: argparse.Namespace) -> int:
-    from secpipeline.provenance import trace
+    from secpipeline.provenance.lineage.contributions import Phases, contributions, table
+    from secpipeline.provenance.lineage.reading import read_history
+    from secpipeline.provenance.lineage.tree import downstream, tree, upstream
     from secpipeline.workspace import step_specs
 
     workspace = open_workspace(options)
-    history = trace.History.read(workspace.evidence, workspace.trust(), step_specs())
+    history = read_history(workspace.evidence, workspace.trust(), step_specs())
     roots = _roots(options, history)
     if options.svg:
-        from secpipeline.provenance.lineage_picture import svg
+        from secpipeline.provenance.lineage.picture import svg
 
         shown = history.reached(roots) if options.down else history.origins(roots)
         write_atomic(options.svg, svg(history, shown, step_specs()).encode())
     found: Sequence[Any]
     if options.source is not None:
-        phases = trace.Phases("ingest", "curate", "deploy/detector.onnx")
-        found = history.contributions(options.source, options.release, phases=phases)
-        text = trace.table(found)
+        phases = Phases("ingest", "curate", "deploy/detector.onnx")
+        found = contributions(history, options.source, options.release, phases=phases)
+        text = table(found)
     else:
-        found = history.downstream(roots) if options.down else history.upstream(roots)
-        text = trace.tree(found)
+        found = downstream(history, roots) if options.down else upstream(history, roots)
+        text = tree(found)
     print(json.dumps([one.to_json() for one in found], indent=2) if options.json else text)
     return 0
 
 
 def _roots(options: argparse.Namespace, history: Any) -> Any:
     from secpipeline.digests import sha256_file
+    from secpipeline.provenance.lineage.queries import contributed, makers, touched
 
     if (options.target is None) == (options.source is None):
         raise InputError("name a file or its SHA-256, or a source with --source")
     if options.source is not None:
-        return history.contributed(options.source, options.release)
+        return contributed(history, options.source, options.release)
     path = Path(options.target)
     digest = sha256_file(path) if path.is_file() else options.target
     try:
-        return history.makers(digest)
+        return makers(history, digest)
     except InputError:
         # What nobody made, such as a policy, still reaches those who read it.
-        readers = history.touched(digest) if options.down else ()
+        readers = touched(history, digest) if options.down else ()
         if not readers:
             raise
         return readers

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from secpipeline.datasets import geometry, jpeg, png
-from secpipeline.datasets.geometry import UPRIGHT, turned_size
+from secpipeline.datasets.geometry import UPRIGHT
 from secpipeline.digests import canonical_json, open_plain, sha256_bytes, sha256_file
 from secpipeline.errors import InputError
 
@@ -99,11 +99,6 @@ class Decoded:
     def pixels(self) -> NDArray[np.uint8]:
         """The picture as uint8 of shape (H, W, 3)."""
         return np.array(self.picture)
-
-    @property
-    def stored_size(self) -> tuple[int, int]:
-        """Width and height before the orientation was applied."""
-        return turned_size(self.picture.size, self.orientation)
 
 
 DEFAULT_LIMITS = DecodeLimits()

@@ -9,10 +9,16 @@ array([[15.,  2., 21.,  8.]])
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
+Number = TypeVar("Number", bound=np.floating[Any])
+
 UPRIGHT = 1
+# What a share is divided by where a box has no area.
+_TINY = np.finfo(np.float64).tiny
 # Of the stored picture: exchange rows and columns first, then mirror left and right, then up and down.
 _TURNS = {
     1: (False, False, False),
@@ -55,23 +61,53 @@ def turned_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if _TURNS[orientation][0] else size
 
 
+def area(boxes: NDArray[Number]) -> NDArray[Number]:
+    """Areas of boxes x1, y1, x2, y2, shape (…, 4) to (…,); 0 where one ends before it begins."""
+    return _area(boxes[..., 2:] - boxes[..., :2])
+
+
+def intersection(a: NDArray[Number], b: NDArray[Number]) -> NDArray[Number]:
+    """The areas that boxes (…, 4) share with others; the leading axes broadcast."""
+    return _area(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]))
+
+
+def overlap(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of boxes (…, 4) with others, from 0 to 1; the leading axes broadcast.
+
+    >>> overlap(np.array([[0.0, 0, 10, 10], [0, 0, 0, 0]]), np.array([0.0, 0, 10, 40]))
+    array([0.25, 0.  ])
+    """
+    common = intersection(a, b)
+    shares: NDArray[np.float64] = common / np.maximum(area(a) + area(b) - common, _TINY)
+    return shares
+
+
+def covered(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share of each of boxes ``a`` (…, 4) that lies in ``b``, from 0 to 1; the leading axes broadcast.
+
+    >>> covered(np.array([0.0, 0, 10, 10]), np.array([[0.0, 0, 10, 40], [0, 0, 5, 5]]))
+    array([1.  , 0.25])
+    """
+    shares: NDArray[np.float64] = intersection(a, b) / np.maximum(area(a), _TINY)
+    return shares
+
+
 def overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of every box of ``a`` with every one of ``b``.
+    """:func:`overlap` of every box of ``a`` with every one of ``b``.
 
     Parameters
     ----------
     a, b
-        x1, y1, x2, y2, shapes (…, n, 4) and (…, m, 4) with the same leading axes.
+        Shapes (…, n, 4) and (…, m, 4) with the same leading axes.
 
     Returns
     -------
     ndarray
         Shape (…, n, m), from 0 to 1.
     """
-    low = np.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = np.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    common = np.clip(high - low, 0, None).prod(axis=-1)
-    area_a, area_b = ((boxes[..., 2:] - boxes[..., :2]).prod(axis=-1) for boxes in (a, b))
-    together = area_a[..., :, None] + area_b[..., None, :] - common
-    shares: NDArray[np.float64] = common / np.maximum(together, np.finfo(np.float64).tiny)
-    return shares
+    return overlap(a[..., :, None, :], b[..., None, :, :])
+
+
+def _area(sides: NDArray[Number]) -> NDArray[Number]:
+    sides = np.clip(sides, 0, None)
+    return sides[..., 0] * sides[..., 1]

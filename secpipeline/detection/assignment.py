@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from secpipeline.datasets.geometry import covered, overlap
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -90,9 +92,9 @@ def assign(boxes: Floats, image: Ints, grid: Grid, ious: Sequence[float]) -> Int
     for rank in range(int(counts.max(initial=0)) if grid.row.size else 0):
         where = np.flatnonzero(counts > rank)
         chosen = order[starts[where] + rank]
-        overlap = _overlaps(boxes[chosen], grid.boxes[where], grid.crowd[where])
-        preference = overlap * np.where(grid.counted[where], 1.0, _BELOW_EVERY_THRESHOLD)
-        candidate = np.where(free[:, where] & (overlap >= least), preference, -1.0)
+        share = _overlaps(boxes[chosen], grid.boxes[where], grid.crowd[where])
+        preference = share * np.where(grid.counted[where], 1.0, _BELOW_EVERY_THRESHOLD)
+        candidate = np.where(free[:, where] & (share >= least), preference, -1.0)
         best = candidate.shape[2] - 1 - np.argmax(candidate[:, :, ::-1], axis=2)
         threshold, index = np.nonzero(np.take_along_axis(candidate, best[:, :, None], axis=2)[:, :, 0] >= 0)
         column = best[threshold, index]
@@ -101,26 +103,7 @@ def assign(boxes: Floats, image: Ints, grid: Grid, ious: Sequence[float]) -> Int
     return taken
 
 
-def overlaps(boxes: Floats, others: Floats) -> tuple[Floats, Floats]:
-    """Intersection over union, and over the area of ``boxes``, of (…, 4) boxes that broadcast; 0 where either is empty.
-
-    >>> [float(share[0]) for share in overlaps(np.array([[0.0, 0, 10, 10]]), np.array([[0.0, 0, 10, 40]]))]
-    [0.25, 1.0]
-    """
-    low = np.maximum(boxes[..., :2], others[..., :2])
-    high = np.minimum(boxes[..., 2:], others[..., 2:])
-    intersection = np.clip(high - low, 0, None).prod(axis=-1)
-    area = _area(boxes)
-    union = area + _area(others) - intersection
-    tiny = np.finfo(np.float64).tiny
-    return intersection / np.maximum(union, tiny), intersection / np.maximum(area, tiny)
-
-
 def _overlaps(boxes: Floats, grid: Floats, crowd: Bools) -> Floats:
-    over_union, over_detection = overlaps(boxes[:, None], grid)
-    return np.where(crowd, over_detection, over_union)
-
-
-def _area(boxes: Floats) -> Floats:
-    sides: Floats = np.clip(boxes[..., 2:] - boxes[..., :2], 0, None)
-    return sides[..., 0] * sides[..., 1]
+    each = boxes[:, None]
+    over_union = overlap(each, grid)
+    return np.where(crowd, covered(each, grid), over_union) if crowd.any() else over_union

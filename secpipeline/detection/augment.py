@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secpipeline.datasets.geometry import area
 from secpipeline.datasets.loading import Truth
 
 _GAIN = 0.25
@@ -154,8 +155,7 @@ def _keep_visible(truth: Truth, height: int, width: int) -> Truth:
     """Clip to the frame; people who hardly show any more become ignored regions."""
     extent = np.array([width, height, width, height], np.float32)
     boxes, ignore = (np.clip(b, 0, extent).astype(np.float32) for b in (truth.boxes, truth.ignore))
-    whole = np.prod(truth.boxes[:, 2:] - truth.boxes[:, :2], axis=1)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    shown = (np.prod(sides, axis=1) >= _MINIMUM_INSIDE * whole) & (sides[:, 1] >= _MINIMUM_HEIGHT)
+    tall = boxes[:, 3] - boxes[:, 1] >= _MINIMUM_HEIGHT
+    shown = (area(boxes) >= _MINIMUM_INSIDE * area(truth.boxes)) & tall
     ignore = np.concatenate([ignore, boxes[~shown]])
-    return Truth(boxes[shown], ignore[np.prod(ignore[:, 2:] - ignore[:, :2], axis=1) > 0])
+    return Truth(boxes[shown], ignore[area(ignore) > 0])

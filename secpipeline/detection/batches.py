@@ -11,7 +11,7 @@ For an accelerator a thread prepares batches ahead, on a stream of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,15 +22,11 @@ from torch import Tensor
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection import augment as augmentation
 from secpipeline.detection.distributed import ALONE, World
+from secpipeline.detection.hooks import Augment
 from secpipeline.detection.image_sources import Images, place
 from secpipeline.detection.interface import Detector, Encoded
 from secpipeline.detection.prefetching import prefetch_on
 from secpipeline.detection.recipes import Recipe
-
-Augment = Callable[
-    [Tensor, list[Truth], np.random.Generator, torch.Generator],
-    tuple[Tensor, list[Truth]],
-]
 
 _SEEDS_AN_EPOCH = 100_003
 _NOISE, _HOOK = 1, 2

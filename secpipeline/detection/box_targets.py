@@ -8,8 +8,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
@@ -19,17 +20,20 @@ from torch import Tensor
 from torchvision.ops import generalized_box_iou_loss
 
 from secpipeline.datasets.loading import Truth
+from secpipeline.detection.targets import TensorTargets
 
 # Matches boxes (n, 4), n > 0, to anchors: (A,) of box indices, -1 for background, -2 for neither.
 Matching = Callable[[Tensor], Tensor]
 
 BACKGROUND, NEITHER = -1, -2
+# A box may be this many times larger than its anchor, as a logarithm; torchvision cuts it off there too.
+_LARGEST = math.log(1000 / 16)
 # An anchor lies in an ignored region if this share of its area does.
 _IGNORED_SHARE = 0.5
 
 
 @dataclass(frozen=True)
-class AnchorTargets:
+class AnchorTargets(TensorTargets):
     """Targets of B images with A anchors each.
 
     Attributes
@@ -49,12 +53,8 @@ class AnchorTargets:
     boxes: Tensor
     anchors: Tensor
 
-    def to(self, device: torch.device) -> Self:
-        """The same targets on another device."""
-        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
-
     def __getitem__(self, index: Tensor) -> Self:
-        """The targets of some images."""
+        """The targets of some images, which share the anchors."""
         return type(self)(self.positive[index], self.counted[index], self.boxes[index], self.anchors)
 
     def people(self) -> Tensor:
@@ -88,11 +88,19 @@ def as_tensor(boxes: np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> Tenso
 
 def in_ignored(boxes: Tensor, regions: Tensor) -> Tensor:
     """Which of ``boxes`` (n, 4) lie in one of ``regions`` (m, 4) for the most part; (n,) bool."""
-    corner = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
-    end = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
-    shared = (end - corner).clamp(min=0).prod(-1)
-    area = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(-1, keepdim=True)
-    return (shared >= _IGNORED_SHARE * area.clamp(min=1e-6)).any(1)
+    return (intersections(boxes, regions) >= _IGNORED_SHARE * areas(boxes).clamp(min=1e-6)[:, None]).any(1)
+
+
+def intersections(boxes: Tensor, others: Tensor) -> Tensor:
+    """The areas (…, n, m) that each of ``boxes`` (…, n, 4) shares with each of ``others`` (…, m, 4)."""
+    corner = torch.maximum(boxes[..., :, None, :2], others[..., None, :, :2])
+    end = torch.minimum(boxes[..., :, None, 2:], others[..., None, :, 2:])
+    return (end - corner).clamp(min=0).prod(-1)
+
+
+def areas(boxes: Tensor) -> Tensor:
+    """Areas of boxes, (…, 4) to (…,); 0 where one ends before it begins."""
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
 def focal_loss(logits: Tensor, targets: AnchorTargets) -> Tensor:
@@ -126,12 +134,12 @@ def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> T
     return torch.cat([shift, torch.log(box_size / size)], dim=-1) * boxes.new_tensor(list(weights))
 
 
-def decode_deltas(deltas: Tensor, anchors: Tensor, weights: Sequence[float], largest: float) -> Tensor:
-    """The inverse of :func:`encode_deltas`; log growth is cut off at ``largest``."""
+def decode_deltas(deltas: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
+    """The inverse of :func:`encode_deltas`; growth is cut off at 62.5-fold."""
     scaled = deltas / deltas.new_tensor(list(weights))
     size = anchors[..., 2:] - anchors[..., :2]
     centre = scaled[..., :2] * size + anchors[..., :2] + size / 2
-    half = scaled[..., 2:].clamp(max=largest).exp() * size / 2
+    half = scaled[..., 2:].clamp(max=_LARGEST).exp() * size / 2
     return torch.cat([centre - half, centre + half], dim=-1)
 
 

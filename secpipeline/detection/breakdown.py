@@ -81,8 +81,9 @@ def breakdown(
     Returns
     -------
     DataFrame
-        One row a group: by, group, bounds, images, people, and each of :data:`MEASURES` with ``_low`` and ``_high``;
-        NaN where a group has nobody, and for an interval where too few resamples have anybody.
+        One row a group: by, group, bounds, images, people, each of :data:`MEASURES` with ``_low`` and ``_high``, and
+        why. NaN where a group has nobody, and for an interval where too few resamples have anybody; why says so then,
+        and is missing else.
 
     Raises
     ------
@@ -125,13 +126,14 @@ def sampled_precisions(found: Sequence[Matches], counts: Counts) -> dict[str, Fl
 
 
 def _measured(found: Sequence[Matches], counts: Counts, threshold: float) -> dict[str, Any]:
-    row: dict[str, Any] = {"images": counts.shape[1], "people": int(found[0].people.sum())}
+    row: dict[str, Any] = {"images": counts.shape[1], "people": int(found[0].people.sum()), "why": None}
     missed = resampled_miss_rate(found[0], counts, threshold)
     for name, sampled in (sampled_precisions(found, counts) | {"miss_rate": missed}).items():
         row |= {name: sampled[0], f"{name}_low": np.nan, f"{name}_high": np.nan}
         try:
             measured = interval(sampled)
-        except CannotDecide:
+        except CannotDecide as error:
+            row["why"] = str(error) if row["people"] else "the group has nobody"
             continue
         row |= {f"{name}_low": measured.low, f"{name}_high": measured.high}
     return row

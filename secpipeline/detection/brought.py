@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,10 @@ from torchvision.ops import generalized_box_iou_loss
 
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection import configuration, onnx_import
-from secpipeline.detection.box_targets import as_tensor, clip
+from secpipeline.detection.box_targets import areas, as_tensor, clip, intersections
 from secpipeline.detection.interface import Detector, Encoded
 from secpipeline.detection.published_weights import WeightSource
+from secpipeline.detection.targets import TensorTargets
 from secpipeline.errors import InputError
 
 # Scores this near to 0 or 1 are as sure as float32 can tell.
@@ -57,21 +58,13 @@ class Adapter:
 
 
 @dataclass(frozen=True)
-class People:
+class People(TensorTargets):
     """The people of B images: boxes (B, n, 4) and which of the n places are taken (B, n), and the same of ignored."""
 
     boxes: Tensor
     present: Tensor
     ignore: Tensor
     ignored: Tensor
-
-    def to(self, device: torch.device) -> Self:
-        """The same on another device."""
-        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    def __getitem__(self, index: Tensor) -> Self:
-        """Those of some images."""
-        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 class BroughtDetector(Detector):
@@ -101,11 +94,8 @@ class BroughtDetector(Detector):
         super().__init__()
         settings = configuration.read(name, config, {"path": None, "sha256": None})
         self._source = WeightSource.of(name, "path, sha256", settings)
+        self.started_from = {self._source.path: self._source.sha256}
         self.name, self.config, self.adapter = name, settings, adapter
-
-    def weight_sources(self) -> dict[str, str]:
-        """The ONNX file and its SHA-256."""
-        return {self._source.path: self._source.sha256}
 
     @abstractmethod
     def outputs(self, prepared: Tensor) -> list[Tensor]:
@@ -224,30 +214,20 @@ def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     return boxes, present
 
 
-def _shared(boxes: Tensor, others: Tensor) -> Tensor:
-    corner = torch.maximum(boxes[:, :, None, :2], others[:, None, :, :2])
-    end = torch.minimum(boxes[:, :, None, 2:], others[:, None, :, 2:])
-    return (end - corner).clamp(min=0).prod(-1)
-
-
 def _centre(boxes: Tensor) -> Tensor:
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
-
-
 def _overlaps(boxes: Tensor, people: Tensor, present: Tensor) -> Tensor:
     """IoU (B, K, n) of boxes (B, K, 4) with people (B, n, 4); 0 where nobody is."""
-    shared = _shared(boxes, people)
-    union = _area(boxes)[:, :, None] + _area(people)[:, None] - shared
+    shared = intersections(boxes, people)
+    union = areas(boxes)[:, :, None] + areas(people)[:, None] - shared
     return shared / union.clamp(min=1e-6) * present[:, None]
 
 
 def _covered(boxes: Tensor, regions: Tensor, present: Tensor) -> Tensor:
     """The largest share (B, K) of each box that one region covers."""
-    share = _shared(boxes, regions) / _area(boxes)[:, :, None].clamp(min=1e-6)
+    share = intersections(boxes, regions) / areas(boxes)[:, :, None].clamp(min=1e-6)
     return (share * present[:, None]).amax(-1)
 
 

@@ -45,9 +45,9 @@ class AugMix:
     chains: int = 3
 
     def __post_init__(self) -> None:
-        check_range("augmix", "probability", self.probability, 0, 1)
-        check_range("augmix", "severity", self.severity, 0, 1)
-        check_range("augmix", "chains", self.chains, 1, 8)
+        check_range("augmix.probability", self.probability, 0, 1)
+        check_range("augmix.severity", self.severity, 0, 1)
+        check_range("augmix.chains", self.chains, 1, 8)
 
     def __call__(
         self, images: Tensor, truth: Sequence[Truth], order: np.random.Generator, _: torch.Generator

@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection import configuration
 from secpipeline.detection.interface import Detector, Encoded
+from secpipeline.detection.targets import TensorTargets
 from secpipeline.errors import InputError
 
 STRIDE = 4
@@ -43,7 +44,7 @@ _ASPECT = 0.41
 
 
 @dataclass(frozen=True)
-class CspTargets:
+class CspTargets(TensorTargets):
     """Dense targets; h = H / 4 and w = W / 4.
 
     Attributes
@@ -65,14 +66,6 @@ class CspTargets:
     scale: Tensor
     offset: Tensor
     counted: Tensor
-
-    def to(self, device: torch.device) -> Self:
-        """The same targets on another device."""
-        return type(self)(*(getattr(self, field.name).to(device) for field in fields(self)))
-
-    def __getitem__(self, index: Tensor) -> Self:
-        """The targets of some images."""
-        return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
 
 
 def encode(truth: Sequence[Truth], height: int, width: int) -> CspTargets:

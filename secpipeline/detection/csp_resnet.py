@@ -75,7 +75,6 @@ class _CspResNet(CspDetector):
         start_heads(self.centre, self.scale, self.offset)
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
-        self._sources: dict[str, str] = {}
         if settings["backbone"] is not None:
             self._start_from(WeightSource.of(self.name, "backbone", settings["backbone"]))
         self.to(memory_format=torch.channels_last)
@@ -84,11 +83,7 @@ class _CspResNet(CspDetector):
         """Weights of an ImageNet classifier, without its classes. The trained detector no longer needs the file."""
         state = {name: tensor for name, tensor in source.tensors().items() if not name.startswith("fc.")}
         load_into(self.backbone, state, source.path)
-        self._sources = {source.path: source.sha256}
-
-    def weight_sources(self) -> dict[str, str]:
-        """The backbone's file and its SHA-256, if it started from one."""
-        return dict(self._sources)
+        self.started_from = {source.path: source.sha256}
 
     def maps(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Centre logits (B, h, w), log sizes (B, 2, h, w) and offsets (B, 2, h, w) of images (B, 3, H, W)."""

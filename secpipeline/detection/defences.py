@@ -10,15 +10,10 @@ Defences compose: augmentations run one after the other, attacks share a batch, 
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import re
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +22,14 @@ from torch import Tensor
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.corrupting import AugMix
 from secpipeline.detection.distillation import Distillation
+from secpipeline.detection.hooks import Augment
 from secpipeline.detection.mixing import CutMix, Mosaic
 from secpipeline.detection.preprocessing import Preprocessing
 from secpipeline.detection.ranges import check_choice, check_range
 from secpipeline.detection.seen import Replay, SeenBatch
+from secpipeline.detection.settings import build
 from secpipeline.errors import InputError
 
-Augment = Callable[[Tensor, list[Truth], np.random.Generator, torch.Generator], tuple[Tensor, list[Truth]]]
-
-T = TypeVar("T")
-
-_FRACTION = re.compile(r"\A[0-9]{1,6}/[1-9][0-9]{0,5}\Z")
 _COMPOSITIONS = ("mixed", "joint", "alternating")
 
 
@@ -56,7 +48,7 @@ class Free:
     replays: int = 4
 
     def __post_init__(self) -> None:
-        check_range("free", "replays", self.replays, 2, 32)
+        check_range("free.replays", self.replays, 2, 32)
 
 
 @dataclass(frozen=True)
@@ -96,13 +88,13 @@ class Patch:
     composition: str = "mixed"
 
     def __post_init__(self) -> None:
-        check_range("patch", "fraction", self.fraction, 0.01, 1)
-        check_range("patch", "texels", self.texels, 2, 256)
-        check_range("patch", "patches", self.patches, 1, 1024)
-        check_range("patch", "step_size", self.step_size, 0.001, 1)
-        check_range("patch", "share", self.share, 0, 1)
-        check_choice("patch", "objective", self.objective, ("detection_loss", "vanish", "fabricate"))
-        check_choice("patch", "composition", self.composition, _COMPOSITIONS)
+        check_range("patch.fraction", self.fraction, 0.01, 1)
+        check_range("patch.texels", self.texels, 2, 256)
+        check_range("patch.patches", self.patches, 1, 1024)
+        check_range("patch.step_size", self.step_size, 0.001, 1)
+        check_range("patch.share", self.share, 0, 1)
+        check_choice("patch.objective", self.objective, ("detection_loss", "vanish", "fabricate"))
+        check_choice("patch.composition", self.composition, _COMPOSITIONS)
 
 
 @dataclass(frozen=True)
@@ -143,7 +135,9 @@ def read(mapping: Any, where: str) -> Defences:
     for name in mapping:
         if name not in KINDS:
             raise InputError(f"{where}: unknown defence {name!r}; there are {', '.join(KINDS)}")
-    return Defences(**{name: _build(KINDS[name], mapping[name], f"{where}: defences.{name}") for name in mapping})
+    return Defences(
+        **{name: build(KINDS[name], mapping[name], f"{where}: defences.{name}", defaults=True) for name in mapping}
+    )
 
 
 def check(mapping: Any, path: Path) -> None:
@@ -176,32 +170,3 @@ def augmentation(defences: Defences, seen: SeenBatch) -> Augment | None:
         return images, truth
 
     return augment
-
-
-def _build(kind: type[T], values: Any, where: str) -> T:
-    hints = typing.get_type_hints(kind)
-    if not isinstance(values, Mapping):
-        raise InputError(f"{where}: must hold a mapping with keys of {', '.join(hints)}")
-    for key in values:
-        if key not in hints:
-            raise InputError(f"{where}: unknown key {key!r}; there are {', '.join(hints)}")
-    for field in dataclasses.fields(typing.cast("Any", kind)):
-        if field.default is dataclasses.MISSING and field.name not in values:
-            raise InputError(f"{where}: the key {field.name!r} is missing")
-    found = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()}
-    try:
-        return kind(**found)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
-
-
-def _convert(hint: type[Any], value: Any, where: str) -> Any:
-    if hint is float:
-        if isinstance(value, str) and _FRACTION.match(value):
-            return float(Fraction(value))
-        if type(value) not in (int, float) or not math.isfinite(value):
-            raise InputError(f"{where}: {value!r} must be a finite number, or a fraction such as 4/255")
-        return float(value)
-    if type(value) is not hint:
-        raise InputError(f"{where}: {value!r} must be of type {hint.__name__}")
-    return value

@@ -12,19 +12,17 @@ True
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from secpipeline.detection.hooks import Penalty
 from secpipeline.detection.interface import Detector, Encoded
 from secpipeline.detection.ranges import check_choice, check_range
 from secpipeline.detection.seen import SeenBatch
 from secpipeline.errors import InputError
-
-Penalty = Callable[[Detector, Tensor, Encoded], Tensor]
 
 KINDS = ("plain", "defensive", "robust")
 
@@ -51,9 +49,9 @@ class Distillation:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        check_choice("distillation", "kind", self.kind, KINDS)
-        check_range("distillation", "temperature", self.temperature, 0.1, 100)
-        check_range("distillation", "weight", self.weight, 0, 1000)
+        check_choice("distillation.kind", self.kind, KINDS)
+        check_range("distillation.temperature", self.temperature, 0.1, 100)
+        check_range("distillation.weight", self.weight, 0, 1000)
         if self.kind == "defensive" and self.temperature <= 1:
             raise InputError(f"distillation.temperature {self.temperature} does not soften; give more than 1")
 

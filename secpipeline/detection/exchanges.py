@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from secpipeline.detection.assignment import Bools, Floats, Ints, overlaps
+from secpipeline.datasets.geometry import overlap
+from secpipeline.detection.assignment import Bools, Floats, Ints
 from secpipeline.detection.matching import FALSE_POSITIVE, REASONABLE, TRUE_POSITIVE, Pairs, Subset, match
 from secpipeline.detection.metrics import Counts
 from secpipeline.errors import CannotDecide, InputError
@@ -151,7 +152,7 @@ def _near(boxes: pd.DataFrame, others: pd.DataFrame, iou: float) -> Bools:
     numbered = boxes[["image_id"]].assign(row=np.arange(len(boxes)))
     pairs = numbered.merge(others[["image_id"]].assign(other=np.arange(len(others))), on="image_id")
     corners, other_corners = (table[_BOX].to_numpy(np.float64) for table in (boxes, others))
-    share, _ = overlaps(corners[pairs["row"]], other_corners[pairs["other"]])
+    share = overlap(corners[pairs["row"]], other_corners[pairs["other"]])
     near[pairs["row"].to_numpy()[share >= iou]] = True
     return near
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -65,12 +66,15 @@ class Detector(nn.Module, ABC):
         Boxes that overlap a better one by more are dropped.
     not_exportable
         Why it cannot be written as ONNX; empty if it can.
+    started_from
+        Files of weights, path to SHA-256.
     """
 
     name: ClassVar[str]
     nms_iou: ClassVar[float] = 0.5
     not_exportable: ClassVar[str] = ""
     config: dict[str, Any]
+    started_from: Mapping[str, str] = MappingProxyType({})
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +84,7 @@ class Detector(nn.Module, ABC):
 
     def weight_sources(self) -> dict[str, str]:
         """Files of weights that this detector started from, path to SHA-256: inputs of its training, to be attested."""
-        return {}
+        return dict(self.started_from)
 
     @abstractmethod
     def encode(self, truth: Sequence[Truth], height: int, width: int) -> Encoded:

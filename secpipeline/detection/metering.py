@@ -90,7 +90,7 @@ class PowerReader:
     def stop(self) -> float | None:
         """The mean of the readings, or None if there were none."""
         if self._process is not None:
-            self._process.kill()  # it has nothing to lose, and under Dagster it may have inherited deaf ears for SIGTERM
+            self._process.kill()  # a process that Dagster started in the background may be deaf to SIGTERM
             self._process.wait(_PATIENCE_SECONDS)
         self._thread.join(_PATIENCE_SECONDS)
         return sum(self._watts) / len(self._watts) if self._watts else None

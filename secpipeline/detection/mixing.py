@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secpipeline.datasets.geometry import area
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.ranges import check_range
 
@@ -44,7 +45,7 @@ class CutMix:
     probability: float = 0.5
 
     def __post_init__(self) -> None:
-        check_range("cutmix", "probability", self.probability, 0, 1)
+        check_range("cutmix.probability", self.probability, 0, 1)
 
     def __call__(
         self, images: Tensor, truth: Sequence[Truth], order: np.random.Generator, _: torch.Generator
@@ -78,7 +79,7 @@ class Mosaic:
     probability: float = 0.3
 
     def __post_init__(self) -> None:
-        check_range("mosaic", "probability", self.probability, 0, 1)
+        check_range("mosaic.probability", self.probability, 0, 1)
 
     def __call__(
         self, images: Tensor, truth: Sequence[Truth], order: np.random.Generator, _: torch.Generator
@@ -111,21 +112,21 @@ class Mosaic:
 def _cut(truth: Truth, window: Box, shift: tuple[int, int] = (0, 0)) -> Truth:
     """What a window shows of an image, moved by ``shift``; boxes are cut at its edges."""
     inside = [_clip(boxes, window) for boxes in (truth.boxes, truth.ignore)]
-    shown = _areas(inside[0]) / np.maximum(_areas(truth.boxes), 1e-6)
+    shown = area(inside[0]) / np.maximum(area(truth.boxes), 1e-6)
     moved = [boxes + np.array([*shift, *shift], np.float32) for boxes in inside]
     return _sort(moved[0], shown, moved[1])
 
 
 def _covered(truth: Truth, hole: Box) -> Truth:
     """What is left of an image behind a hole; boxes stay whole, as those of people behind cars do."""
-    hidden = _areas(_clip(truth.boxes, hole)) / np.maximum(_areas(truth.boxes), 1e-6)
+    hidden = area(_clip(truth.boxes, hole)) / np.maximum(area(truth.boxes), 1e-6)
     return _sort(truth.boxes, 1 - hidden, truth.ignore)
 
 
 def _sort(boxes: Boxes, shown: NDArray[np.floating], ignore: Boxes) -> Truth:
     kept = shown >= _MINIMUM_SHOWN
     left_over = np.concatenate([ignore, boxes[~kept & (shown > 0)]])
-    return Truth(boxes[kept], left_over[_areas(left_over) > 0])
+    return Truth(boxes[kept], left_over[area(left_over) > 0])
 
 
 def _join(parts: Sequence[Truth]) -> Truth:
@@ -136,8 +137,3 @@ def _clip(boxes: Boxes, window: Box) -> Boxes:
     low, high = np.array(window[:2] * 2, np.float32), np.array(window[2:] * 2, np.float32)
     clipped: Boxes = np.clip(boxes, low, high)
     return clipped
-
-
-def _areas(boxes: Boxes) -> Boxes:
-    areas: Boxes = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-    return areas

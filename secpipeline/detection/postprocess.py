@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from secpipeline.datasets.geometry import area, intersection
+
 Floats = NDArray[np.floating[Any]]
 
 MAX_DETECTIONS = 100
@@ -31,17 +33,14 @@ def non_maximum_suppression(boxes: Floats, scores: Floats, iou: float) -> NDArra
     """Indices of the boxes that no better box overlaps by more than ``iou``, best first."""
     order = np.argsort(-scores, kind="stable")
     corners = boxes[order]
-    areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
+    areas = area(corners)
     alive = np.ones(len(order), bool)
     kept = []
     for index in range(len(order)):
         if not alive[index]:
             continue
         kept.append(order[index])
-        sides = np.minimum(corners[index, 2:], corners[index:, 2:]) - np.maximum(
-            corners[index, :2], corners[index:, :2]
-        )
-        shared = np.clip(sides, 0, None).prod(axis=1)
+        shared = intersection(corners[index], corners[index:])
         union = areas[index] + areas[index:] - shared
         alive[index:] &= shared <= iou * union
     return np.asarray(kept, np.int64)

@@ -59,8 +59,8 @@ class Preprocessing:
     strength: float
 
     def __post_init__(self) -> None:
-        check_choice("preprocessing", "kind", self.kind, tuple(_BOUNDS))
-        check_range("preprocessing", "strength", self.strength, *_BOUNDS[self.kind])
+        check_choice("preprocessing.kind", self.kind, tuple(_BOUNDS))
+        check_range("preprocessing.strength", self.strength, *_BOUNDS[self.kind])
         if self.kind == "median" and self.strength % 2 != 1:
             raise InputError(f"preprocessing.strength {self.strength}: a median is over an odd number of pixels")
 
@@ -89,13 +89,10 @@ class Preprocessed(Detector):
         # By name alone: a file of weights says what is inside, and must not choose which code runs.
         self.inner = named(config["inner"])(config["config"])
         self.config = {"inner": self.inner.name, "config": self.inner.config, **asdict(self.settings)}
+        self.started_from = self.inner.started_from
         self.not_exportable = self.inner.not_exportable  # type: ignore[misc] # of the object: as what is inside
         if self.settings.kind == "resize":  # part of the state, so that a resumed training draws on
             self.register_buffer("looks", torch.zeros((), dtype=torch.int64))
-
-    def weight_sources(self) -> dict[str, str]:
-        """Those of the inner detector."""
-        return self.inner.weight_sources()
 
     def see(self, images: Tensor) -> Tensor:
         """The images (B, 3, H, W) as the inner detector gets them, differentiable."""

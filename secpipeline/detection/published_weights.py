@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import safetensors
-import torch
 from safetensors.torch import load as decode
 from torch import Tensor, nn
 
+from secpipeline.detection import states
 from secpipeline.errors import InputError, IntegrityError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -91,19 +91,13 @@ class WeightSource:
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], path: str) -> None:
-    """Copy tensors into a network.
+    """Copy published tensors into a network, which keeps its own counts of batches.
 
     Raises
     ------
     InputError
-        If one is missing, unknown, of another shape or not finite; nothing is copied then.
+        As :func:`secpipeline.detection.states.fill`.
     """
-    wanted = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(_COUNTER)}
-    given = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
-    for name in sorted(wanted.keys() ^ given.keys()):
-        verb = "lacks" if name in wanted else "holds an unknown"
-        raise InputError(f"{path}: {verb} tensor {name}; these are weights of another network")
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape or not bool(torch.isfinite(tensor.float()).all()):
-            raise InputError(f"{path}: {name} has the wrong shape, or values that are not finite")
-    module.load_state_dict(given, strict=False)
+    counters = {name: tensor for name, tensor in module.state_dict().items() if name.endswith(_COUNTER)}
+    weights = {name: tensor for name, tensor in state.items() if not name.endswith(_COUNTER)}
+    states.fill(module, {**weights, **counters}, path)

@@ -7,15 +7,15 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from secpipeline import yaml_files
 from secpipeline.detection import defences
+from secpipeline.detection.ranges import check_choice, check_range
+from secpipeline.detection.settings import build, check_keys, number
 from secpipeline.digests import canonical_json
 from secpipeline.errors import InputError
 
@@ -24,8 +24,6 @@ PRECISIONS = ("auto", "float32", "bfloat16")
 METRICS = ("clean", "robust")
 _OPTIONAL = frozenset({"schedule", "precision", "compile", "ema", "clip_norm", "early_stopping", "defences"})
 _MAX_ZOOM = 4
-# Bounded, because a Fraction of 1e999999999 is computed to its last digit.
-_FRACTION = re.compile(r"[0-9.]{1,20}(e[+-]?[0-9]{1,3})?(/[0-9]{1,20})?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -145,16 +143,17 @@ def load_recipe(path: Path) -> Recipe:
     """
     shipped = ", ".join(sorted(entry.stem for entry in path.parent.glob("*.yaml"))) or "none"
     values = yaml_files.read(path, f"no such recipe; there are {shipped}")
-    values = _keys(values, Recipe, path, frozenset({"name"}), optional=_OPTIONAL)
+    known = [field.name for field in dataclasses.fields(Recipe) if field.name != "name"]
+    check_keys(values, known, _OPTIONAL, str(path))
     _check_detector(values, path)
     size = values["input_size"]
     if not isinstance(size, list) or len(size) != 2 or any(type(n) is not int or n <= 0 or n % 16 for n in size):
         raise InputError(f"{path}: input_size must be [height, width], both multiples of 16")
-    values |= {"name": path.stem, "input_size": (size[0], size[1])}
-    for key in ("epochs", "batch_size", "seed"):
-        values[key] = _whole(values, key, path, 0 if key == "seed" else 1)
+    values = {**values, "name": path.stem, "input_size": (size[0], size[1])}
+    for key, least in (("epochs", 1), ("batch_size", 1), ("seed", 0)):
+        _check_whole(values[key], f"{path}: {key}", least)
     for key in ("learning_rate", "weight_decay", "zoom"):
-        values[key] = _number(values, key, path)
+        values[key] = _amount(values[key], f"{path}: {key}")
     if not 1 <= values["zoom"] <= _MAX_ZOOM:
         raise InputError(f"{path}: zoom {values['zoom']} is not a factor from 1 to {_MAX_ZOOM}")
     values["adversarial"] = _adversarial(values["adversarial"], path)
@@ -164,13 +163,13 @@ def load_recipe(path: Path) -> Recipe:
 def _adversarial(values: Any, path: Path) -> Adversarial | None:
     if values is None:
         return None
-    nested = _keys(values, Adversarial, path, where="adversarial ")
-    return Adversarial(
-        epsilon=_number(nested, "epsilon", path),
-        step_size=_number(nested, "step_size", path),
-        steps=_whole(nested, "steps", path, 1),
-        clean_epochs=_whole(nested, "clean_epochs", path, 0),
-    )
+    where = f"{path}: adversarial"
+    found = build(Adversarial, values, where)
+    _amount(found.epsilon, f"{where}.epsilon")
+    _amount(found.step_size, f"{where}.step_size")
+    _check_whole(found.steps, f"{where}.steps", 1)
+    _check_whole(found.clean_epochs, f"{where}.clean_epochs", 0)
+    return found
 
 
 def _options(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
@@ -178,15 +177,15 @@ def _options(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     given = {key: values[key] for key in _OPTIONAL & values.keys()}
     for key, choices in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
         if key in given:
-            _choice(given, key, path, choices)
+            check_choice(f"{path}: {key}", given[key], choices)
     if type(given.get("compile", False)) is not bool:
         raise InputError(f"{path}: compile {given['compile']!r} must be true or false")
     if given.get("ema") is not None:
-        given["ema"] = _number(given, "ema", path)
+        given["ema"] = _amount(given["ema"], f"{path}: ema")
         if given["ema"] >= 1:
             raise InputError(f"{path}: ema {given['ema']} must be a decay from 0 to below 1, such as 0.999, or null")
     if "clip_norm" in given:
-        given["clip_norm"] = _number(given, "clip_norm", path)
+        given["clip_norm"] = _amount(given["clip_norm"], f"{path}: clip_norm")
         if given["clip_norm"] == 0:
             raise InputError(f"{path}: clip_norm must be above 0; a large number clips nothing")
     if given.get("early_stopping") is not None:
@@ -198,11 +197,12 @@ def _options(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def _early_stopping(values: Any, path: Path) -> EarlyStopping:
-    nested = _keys(values, EarlyStopping, path, where="early_stopping ", optional=frozenset({"improvement"}))
-    improvement = _number(nested, "improvement", path) if "improvement" in nested else 0.0
-    if improvement > 1:
-        raise InputError(f"{path}: improvement {improvement} must be from 0 to 1, as the scores are")
-    return EarlyStopping(_choice(nested, "metric", path, METRICS), _whole(nested, "patience", path, 1), improvement)
+    where = f"{path}: early_stopping"
+    found = build(EarlyStopping, values, where, defaults=True)
+    check_choice(f"{where}.metric", found.metric, METRICS)
+    check_range(f"{where}.improvement", found.improvement, 0, 1)
+    _check_whole(found.patience, f"{where}.patience", 1)
+    return found
 
 
 def _check_detector(values: Mapping[str, Any], path: Path) -> None:
@@ -220,46 +220,13 @@ def _check_json(value: Any, key: str, path: Path) -> None:
         raise InputError(f"{path}: {key} must hold what JSON can hold and nothing else ({error})") from error
 
 
-def _keys(
-    values: Any,
-    kind: type[Any],
-    path: Path,
-    implied: frozenset[str] = frozenset(),
-    where: str = "",
-    optional: frozenset[str] = frozenset(),
-) -> dict[str, Any]:
-    known = {field.name for field in dataclasses.fields(kind)} - implied
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: {where}must hold a mapping with the keys {', '.join(sorted(known - optional))}")
-    for key in values:
-        if key not in known:
-            raise InputError(f"{path}: unknown key {key!r}; there are {', '.join(sorted(known))}")
-    for key in sorted(known - optional - values.keys()):
-        raise InputError(f"{path}: the key {key!r} is missing")
-    return dict(values)
+def _amount(value: Any, where: str) -> float:
+    found = number(value, where)
+    if found < 0:
+        raise InputError(f"{where}: {value!r} must be from 0 up")
+    return found
 
 
-def _choice(values: Mapping[str, Any], key: str, path: Path, choices: tuple[str, ...]) -> str:
-    value = values[key]
-    if value not in choices or not isinstance(value, str):
-        raise InputError(f"{path}: {key} {value!r} is not one of {', '.join(choices)}")
-    return value
-
-
-def _number(values: Mapping[str, Any], key: str, path: Path) -> float:
-    """A finite number from 0 up, or a fraction such as 4/255."""
-    value = values[key]
-    try:
-        number = float(Fraction(value) if isinstance(value, str) and _FRACTION.fullmatch(value) else value)
-    except (TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise InputError(f"{path}: {key} {value!r} must be a number, or a fraction such as 4/255") from error
-    if isinstance(value, bool) or not 0 <= number < float("inf"):
-        raise InputError(f"{path}: {key} {value!r} must be a finite number from 0 up")
-    return number
-
-
-def _whole(values: Mapping[str, Any], key: str, path: Path, least: int) -> int:
-    value = values[key]
+def _check_whole(value: Any, where: str, least: int) -> None:
     if type(value) is not int or value < least:
-        raise InputError(f"{path}: {key} {value!r} must be a whole number from {least} up")
-    return value
+        raise InputError(f"{where}: {value!r} must be a whole number from {least} up")

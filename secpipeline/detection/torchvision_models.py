@@ -69,7 +69,6 @@ class TorchvisionDetector(Detector):
         self.model = self._network(settings)
         if settings["norm"] == "group":
             _replace_batch_norm(self.model)
-        self._sources: dict[str, str] = {}
         if published is not None:
             self._start_from(WeightSource.of(self.name, "weights", published))
         transform = self.model.transform
@@ -88,11 +87,7 @@ class TorchvisionDetector(Detector):
             if len(state[name].shape) and state[name].shape[0] != wanted[name].shape[0]:
                 state[name] = _person_rows(name, state[name], self._classes)
         load_into(self.model, state, source.path)
-        self._sources = {source.path: source.sha256}
-
-    def weight_sources(self) -> dict[str, str]:
-        """The file of published weights and its SHA-256, if it started from one."""
-        return dict(self._sources)
+        self.started_from = {source.path: source.sha256}
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, with dropout and batch normalisation left evaluating."""

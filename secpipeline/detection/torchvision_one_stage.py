@@ -32,7 +32,6 @@ from secpipeline.detection.box_targets import BACKGROUND, AnchorTargets, Matchin
 from secpipeline.detection.interface import Encoded
 from secpipeline.detection.torchvision_models import PERSON, TorchvisionDetector, grid_anchors
 
-_LARGEST = math.log(1000 / 16)
 _PYRAMID = (8, 16, 32, 64, 128)
 
 
@@ -100,7 +99,7 @@ class RetinaNet(_OneStage):
         return outputs["cls_logits"][..., 0]
 
     def _decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
-        return box_targets.decode_deltas(regression, anchors, (1, 1, 1, 1), _LARGEST)
+        return box_targets.decode_deltas(regression, anchors, (1, 1, 1, 1))
 
 
 class SsdLite(_OneStage):
@@ -140,7 +139,7 @@ class SsdLite(_OneStage):
         return classes[..., PERSON] - classes[..., 0]
 
     def _decode(self, regression: Tensor, anchors: Tensor) -> Tensor:
-        return box_targets.decode_deltas(regression, anchors, self._weights(), _LARGEST)
+        return box_targets.decode_deltas(regression, anchors, self._weights())
 
 
 def _hardest(loss: Tensor, targets: AnchorTargets, number: Tensor) -> Tensor:

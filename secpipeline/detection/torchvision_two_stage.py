@@ -12,7 +12,6 @@ first stage's targets are made once a batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -32,7 +31,6 @@ from secpipeline.detection.torchvision_models import PERSON, TorchvisionDetector
 
 _NOBODY = -30.0
 _SAMPLING_SEED = 0
-_LARGEST = math.log(1000 / 16)
 _BETA = 1 / 9
 
 
@@ -142,7 +140,7 @@ class _FasterRcnn(TorchvisionDetector):
         flat_scores, flat_shifts = concat_box_prediction_layers(scores, shifts)
         objectness = flat_scores.float().view(len(images), -1)
         deltas = flat_shifts.float().view(len(images), -1, 4)
-        boxes = box_targets.decode_deltas(deltas.detach(), anchors, (1, 1, 1, 1), _LARGEST)
+        boxes = box_targets.decode_deltas(deltas.detach(), anchors, (1, 1, 1, 1))
         was_training, size = rpn.training, (int(images.shape[-2]), int(images.shape[-1]))
         rpn.training = training  # it proposes more regions in training
         try:
@@ -203,7 +201,7 @@ class _FasterRcnn(TorchvisionDetector):
         proposals, classes, regression = self._detected(images)
         height, width = images.shape[-2:]
         weights = self.model.roi_heads.box_coder.weights
-        boxes = box_targets.decode_deltas(regression, torch.cat(proposals), weights, _LARGEST)
+        boxes = box_targets.decode_deltas(regression, torch.cat(proposals), weights)
         counts, count = [len(p) for p in proposals], self.config["proposals"]
         scores = F.softmax(classes, dim=-1)[:, PERSON]
         placed = box_targets.clip(boxes, height, width)

@@ -5,7 +5,8 @@
 True
 
 On the processor the weights depend on the seed and the data alone, however often the training was killed and resumed.
-On an accelerator they also depend on the order in which it adds. Under ``torchrun`` every process calls :func:`train`
+There is one exception: depthwise convolutions in bfloat16 (SSDLite) differ from run to run; train these in float32. On
+an accelerator weights also depend on the order in which it adds. Under ``torchrun`` every process calls :func:`train`
 with the same arguments, see :mod:`secpipeline.detection.distributed`.
 """
 
@@ -15,7 +16,7 @@ import collections
 import contextlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from tqdm import tqdm
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection import checkpoints, distributed, schedules
 from secpipeline.detection.acceleration import accelerated, mixed_precision
-from secpipeline.detection.batches import Augment, Batch, Batches
+from secpipeline.detection.batches import Batch, Batches
 from secpipeline.detection.ema import MovingAverage
+from secpipeline.detection.hooks import Augment, Penalty, Perturb, Validate
 from secpipeline.detection.image_sources import Images, data_digest
 from secpipeline.detection.interface import Detector, Encoded
 from secpipeline.detection.metering import Meter
@@ -35,12 +37,6 @@ from secpipeline.detection.recipes import Recipe
 from secpipeline.detection.stopping import best_epoch, is_over
 from secpipeline.detection.training_record import TrainingRecord, costs
 from secpipeline.errors import CannotDecide, InputError
-
-__all__ = ["Augment", "Penalty", "Perturb", "TrainingRecord", "Validate", "train"]
-
-Perturb = Callable[[Detector, Tensor, Encoded, torch.Generator], Tensor]
-Penalty = Callable[[Detector, Tensor, Encoded], Tensor]
-Validate = Callable[[Detector, int], float]
 
 _CHECKPOINT = "checkpoint.safetensors"
 # An accelerator works through a queue; asking for the latest loss would empty it.
@@ -90,10 +86,12 @@ def train(
     Raises
     ------
     InputError
-        If there are no images or not of the recipe's size, or the recipe asks for what is not given.
+        As :func:`check_trainable`; if there are no images or not of the recipe's size, or the recipe asks for what is
+        not given.
     CannotDecide
         If the loss is no longer finite; names the images of the batch. If a score is not finite.
     """
+    check_trainable(detector, recipe)
     _check(images, truth, recipe, perturb, validate)
     device = device or distributed.default_device()
     with Meter(device) as meter, accelerated(detector.to(device), recipe.compile, device):
@@ -102,6 +100,21 @@ def train(
         trainer.run(first, validate, checkpoint_dir)
     detector.to("cpu").eval()
     return trainer.record(meter, first)
+
+
+def check_trainable(detector: Detector, recipe: Recipe) -> None:
+    """Refuse a detector that has no weights to move.
+
+    Raises
+    ------
+    InputError
+        Naming the recipe and what to do.
+    """
+    if not any(parameter.requires_grad for parameter in detector.parameters()):
+        raise InputError(
+            f"recipe {recipe.name}: detector {recipe.detector} is a black box: it cannot be trained; "
+            "evaluate it, or bring it as a white box"
+        )
 
 
 def _check(

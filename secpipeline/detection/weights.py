@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from secpipeline.detection import states
 from secpipeline.detection.interface import Detector
 from secpipeline.detection.registry import build, named
 from secpipeline.errors import InputError
@@ -60,14 +61,7 @@ def load(path: Path, entry_point: str | None = None) -> Detector:
         detector = build(entry_point or header["detector"], json.loads(header["config"]))
     except (InputError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise InputError(f"{path}: its header does not say which detector it holds ({error})") from error
-    wanted = detector.state_dict()
-    for name in sorted(wanted.keys() ^ state.keys()):
-        verb = "lacks" if name in wanted else "holds an unknown"
-        raise InputError(f"{path}: {verb} tensor {name}; the file is not a {detector.name}")
-    for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape or not bool(torch.isfinite(tensor.float()).all()):
-            raise InputError(f"{path}: {name} has the wrong shape, or values that are not finite")
-    detector.load_state_dict(state)
+    states.fill(detector, state, str(path))
     return detector.eval()
 
 

@@ -42,6 +42,8 @@ _PROJECT = (
     "recipes/judge.yaml",
     "recipes/standard.yaml",
     "expectations/images.json",
+    "expectations/predictions.json",
+    "expectations/prediction_totals.json",
 )
 _ENVIRONMENT = {"python": "3", "secpipeline": "drill", "torch": "2"}
 

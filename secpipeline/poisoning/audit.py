@@ -115,6 +115,7 @@ def audit_parts(parts: Parts, rule: AttributionRule | None = None, seed: int = 0
     )
     seen = (evidence["evidence"] >= MIN_EVIDENCE).groupby(evidence["kind"]).mean()
     comparable = pd.concat(compared, ignore_index=True)
+    compared.clear()  # the largest tables there are, not needed twice
     return LabelAudit(
         find(pd.concat(strong, ignore_index=True), model),
         attribute(comparable, rule),

@@ -18,9 +18,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from secpipeline.datasets.geometry import overlap
 from secpipeline.datasets.tables import CORNERS
 from secpipeline.poisoning.label_scores import Evidence, Learned, strength, weigh
-from secpipeline.poisoning.pairs import Bools, Floats, Ints, Judged, corners, match_one_to_one, overlap, same_image
+from secpipeline.poisoning.pairs import Bools, Floats, Ints, Judged, corners, match_one_to_one, same_image
 
 _WANTED = 1500
 _MAX_SHARE = 0.04

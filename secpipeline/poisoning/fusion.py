@@ -18,9 +18,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from secpipeline.datasets.geometry import overlap
 from secpipeline.datasets.tables import CORNERS
 from secpipeline.errors import InputError
-from secpipeline.poisoning.pairs import Floats, Judged, corners, match_one_to_one, overlap, same_image
+from secpipeline.poisoning.pairs import Floats, Judged, corners, match_one_to_one, same_image
 
 OWN_SCORE = "score:"
 _SAME_PERSON = 0.5

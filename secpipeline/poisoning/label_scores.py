@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from secpipeline.datasets.geometry import overlap
 from secpipeline.datasets.tables import CORNERS
 from secpipeline.poisoning.confidence import Calibration, answered, calibrate, decoded, own_scores, score_codes
 from secpipeline.poisoning.pairs import (
@@ -36,7 +37,6 @@ from secpipeline.poisoning.pairs import (
     Judged,
     corners,
     match_one_to_one,
-    overlap,
     same_image,
 )
 

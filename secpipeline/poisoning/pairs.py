@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from secpipeline.datasets.geometry import covered, overlap
 from secpipeline.datasets.tables import CORNERS
 from secpipeline.errors import InputError
 
@@ -125,30 +126,12 @@ def same_image(a: Ints, b: Ints, images: int) -> tuple[Ints, Ints]:
     return first, start[a][first] + within
 
 
-def _intersection(a: Floats, b: Floats) -> Floats:
-    sides = np.minimum(a[:, 2:], b[:, 2:]) - np.maximum(a[:, :2], b[:, :2])
-    area: Floats = sides.clip(min=0).prod(axis=1)
-    return area
-
-
-def _area(boxes: Floats) -> Floats:
-    area: Floats = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    return area
-
-
-def overlap(a: Floats, b: Floats) -> Floats:
-    """Intersection over union of box ``a[i]`` with ``b[i]``; both float64, shape (n, 4)."""
-    shared = _intersection(a, b)
-    return shared / (_area(a) + _area(b) - shared)
-
-
 def _outside(predictions: pd.DataFrame, ignored: pd.DataFrame) -> pd.DataFrame:
     if ignored.empty or predictions.empty:
         return predictions
     images = int(max(predictions["image"].max(), ignored["image"].max())) + 1
     region, row = same_image(ignored["image"].to_numpy(), predictions["image"].to_numpy(), images)
-    detected = corners(predictions)[row]
-    inside = _intersection(corners(ignored)[region], detected) / _area(detected) > _IGNORED_SHARE
+    inside = covered(corners(predictions)[row], corners(ignored)[region]) > _IGNORED_SHARE
     return predictions[~np.isin(np.arange(len(predictions)), row[inside])].reset_index(drop=True)
 
 

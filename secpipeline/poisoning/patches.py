@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import maximum_filter, uniform_filter
 
+from secpipeline.datasets.geometry import overlap
 from secpipeline.errors import InputError
 
 Floats = NDArray[np.float32]
@@ -212,13 +213,6 @@ def _apart(boxes: NDArray[np.float64], count: int) -> NDArray[np.float64]:
     for box in boxes:
         if len(chosen) == count:
             break
-        if not len(chosen) or _overlap(box, chosen).max() <= _OVERLAP:
+        if not len(chosen) or overlap(box, chosen).max() <= _OVERLAP:
             chosen = np.concatenate([chosen, box[None]])
     return chosen
-
-
-def _overlap(box: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    sides = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
-    common = np.clip(sides, 0, None).prod(axis=1)
-    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return np.asarray(common / (areas - common))

@@ -30,13 +30,11 @@ from secpipeline.datasets.tables import CORNERS
 from secpipeline.errors import InputError
 from secpipeline.poisoning.findings import FINDING_COLUMNS
 from secpipeline.poisoning.label_scores import score_labels
-from secpipeline.poisoning.pairs import judge, match_one_to_one
+from secpipeline.poisoning.pairs import Ints, judge, match_one_to_one
 from secpipeline.poisoning.patches import Patches, Whitening, describe, novel_patches, patch_sample
 
 Decode = Callable[[str], NDArray[np.uint8]]
 Floats = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 TRIGGER_COLUMNS = ("image_id", *CORNERS, "cluster", "score", "reason")
 

@@ -17,8 +17,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from secpipeline.datasets.geometry import area, intersection, overlap
 from secpipeline.datasets.tables import CORNERS
-from secpipeline.poisoning.pairs import Bools, Floats, overlap, same_image
+from secpipeline.poisoning.pairs import Bools, Floats, same_image
 
 MARKED_COLUMNS = ("kind", "source", "scene", "exposed", "event", "mild", "telling")
 
@@ -85,10 +86,8 @@ def _labels(rows: pd.DataFrame) -> pd.DataFrame:
 def _covered(xyxy: Floats, image: np.ndarray) -> Bools:
     a, b = same_image(image, image, int(image.max(initial=-1)) + 1)
     a, b = a[a != b], b[a != b]
-    low, high = np.maximum(xyxy[a, :2], xyxy[b, :2]), np.minimum(xyxy[a, 2:], xyxy[b, 2:])
-    area = (xyxy[:, 2:] - xyxy[:, :2]).prod(axis=1)
     covered = np.zeros(len(xyxy), dtype=bool)
-    covered[a[(high - low).clip(min=0).prod(axis=1) > _COVERED * area[a]]] = True
+    covered[a[intersection(xyxy[a], xyxy[b]) > _COVERED * area(xyxy[a])]] = True
     return covered
 
 

@@ -21,8 +21,13 @@ from securesystemslib.signer import Signature, SSlibKey
 
 from secpipeline.digests import canonical_json, manifest_bytes, sha256_bytes, tree_files
 from secpipeline.errors import AttestationError, InputError, SecpipelineError
-from secpipeline.provenance import bill_of_materials, envelopes, guide, merkle, model_signature
+from secpipeline.provenance import envelopes, guide, merkle, model_signature
 from secpipeline.provenance import trust as trusts
+from secpipeline.provenance.bill_of_materials.chain import covered
+from secpipeline.provenance.bill_of_materials.checking import check as check_bill
+from secpipeline.provenance.bill_of_materials.document import build as build_bill
+from secpipeline.provenance.bill_of_materials.facts import DOCUMENTS
+from secpipeline.provenance.bill_of_materials.facts import read as read_facts
 from secpipeline.provenance.evidence import LAYOUT, TRUST, EvidenceStore, SignedEvidence
 from secpipeline.provenance.keys import LOG, OWNERS, KeyRing, public_pem, read_public_key
 from secpipeline.provenance.layout import INSPECTION, StepSpec, read_steps, steps_bytes
@@ -39,7 +44,7 @@ BILL, MODEL_SIGNATURE = "bill-of-materials.cdx.json", "model.sig"
 DEPLOYED, RELEASER = "deploy", "releaser"
 # The stages whose every file is in the bundle; of the others it has what the bill of materials is read from.
 CARRIED_WHOLE = ("gate", "release", DEPLOYED)
-CARRIED_FILES = bill_of_materials.DOCUMENTS
+CARRIED_FILES = DOCUMENTS
 _SUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
 _UNREADABLE = (SecpipelineError, OSError, SslibError, KeyError, TypeError, ValueError, AttributeError)
 
@@ -135,7 +140,7 @@ def _write(contents: Contents, ring: KeyRing, out: Path) -> None:
     carried = {name: path.read_bytes() for name, path in contents.files.items()}
     for name, data in {**owners, **_key_files(contents.trust), **carried, **contents.project}.items():
         write_atomic(out / name, data)
-    write_atomic(out / BILL, bill_of_materials.build(bill_of_materials.read(*_payloads(contents.evidence), out)))
+    write_atomic(out / BILL, build_bill(read_facts(*_payloads(contents.evidence), out)))
     scheme, _, key = ring.uri(RELEASER).partition(":")
     if scheme == "file2":  # the model-signing tool reads keys from files alone
         model_signature.sign(out / DEPLOYED, out / MODEL_SIGNATURE, Path(key))
@@ -349,8 +354,8 @@ class _BundleChecks:
     def _bill(self) -> Iterator[Refusal]:
         store = BundleEvidence(self.directory)
         evidence = {spec.name: signed for spec in self.specs if (signed := store.current(spec.name))}
-        covered = bill_of_materials.covered(*_payloads(evidence))
-        for problem in bill_of_materials.check((self.directory / BILL).read_bytes(), covered):
+        files = covered(*_payloads(evidence))
+        for problem in check_bill((self.directory / BILL).read_bytes(), files):
             yield Refusal("bill-of-materials", "", BILL, problem)
 
     def _model(self) -> Iterator[Refusal]:

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from scipy.stats import beta, hypergeom
 
+from secpipeline.datasets.geometry import overlap
 from secpipeline.errors import InputError
-from secpipeline.review.records import ACCEPT_LABEL, ADDED, MOVED, REMOVED, SKIP, VERDICTS, Box, Change, Decision
+from secpipeline.review.records import ACCEPT_LABEL, ADDED, MOVED, REMOVED, SKIP, VERDICTS, Change, Decision
 
 CONFIDENCE = 0.95
 RIGHT, WRONG, UNDECIDED = "right", "wrong", "undecided"
@@ -207,14 +209,6 @@ def same_answer(first: Decision, second: Decision) -> bool:
 def _alike(a: Change, b: Change) -> bool:
     if a.box_id != b.box_id or a.kind != b.kind:
         return False
-    return a.new is None or b.new is None or iou(a.new, b.new) >= _SAME_BOX
-
-
-def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)
+    if a.new is None or b.new is None:
+        return True
+    return bool(overlap(np.array(a.new, np.float64), np.array(b.new, np.float64)) >= _SAME_BOX)

@@ -15,12 +15,13 @@ detector learned that a square of noise gives a person away, and lost even to a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from secpipeline.detection.defences import Defences, Patch
+from secpipeline.detection.hooks import Perturb
 from secpipeline.detection.interface import Detector, Encoded
 from secpipeline.detection.recipes import Adversarial, Recipe
 from secpipeline.detection.seen import SeenBatch
@@ -28,8 +29,6 @@ from secpipeline.errors import InputError
 from secpipeline.robustness.attacks import AttackSpec, frozen, perturb
 from secpipeline.robustness.objectives import OBJECTIVES
 from secpipeline.robustness.patches import hide, jitter, paste, torsos
-
-Perturb = Callable[[Detector, Tensor, Encoded, torch.Generator], Tensor]
 
 
 def adversary(recipe: Recipe, found: Defences, seen: SeenBatch) -> Perturb | None:

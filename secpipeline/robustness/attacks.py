@@ -21,6 +21,7 @@ from torch import Tensor
 
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.interface import Detector, Encoded
+from secpipeline.detection.ranges import check_choice
 from secpipeline.errors import CannotDecide, InputError
 from secpipeline.robustness.objectives import OBJECTIVES
 
@@ -64,8 +65,7 @@ class AttackSpec:
     random_start: bool
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"attack {self.name}: objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
+        check_choice(f"attack {self.name}: objective", self.objective, OBJECTIVES)
         if not 0 < self.epsilon <= 1:
             raise InputError(f"attack {self.name}: epsilon {self.epsilon} is not in (0, 1]; 4/255 is {4 / 255:.4f}")
         if not 0 < self.step_size <= 2 * self.epsilon:

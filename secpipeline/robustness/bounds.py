@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from secpipeline.robustness.statistics import Interval
+from secpipeline.detection.bootstrap import Interval
 from secpipeline.robustness.verdicts import Check
 
 

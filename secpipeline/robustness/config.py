@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secpipeline.detection.matching import SUBSETS
+from secpipeline.detection.ranges import check_choice
+from secpipeline.detection.settings import load
 from secpipeline.errors import InputError
 from secpipeline.robustness.attacks import AttackSpec
 from secpipeline.robustness.corruptions import CORRUPTIONS, SEVERITIES
-from secpipeline.robustness.settings import load
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,11 @@ class SuiteConfig:
     health: HealthConfig
 
     def __post_init__(self) -> None:
-        if self.subset not in SUBSETS:
-            raise InputError(f"subset: {self.subset!r} is not one of {', '.join(SUBSETS)}")
+        check_choice("subset", self.subset, SUBSETS)
         for name in self.corruptions:
-            if name not in CORRUPTIONS:
-                raise InputError(f"corruptions: {name!r} is not one of {', '.join(CORRUPTIONS)}")
-        if not set(self.severities) <= set(SEVERITIES):
-            raise InputError(f"severities: {list(self.severities)} must be of 1, 2, 3")
+            check_choice("corruptions", name, CORRUPTIONS)
+        for severity in self.severities:
+            check_choice("severities", severity, SEVERITIES)
         names = self.condition_names()
         if len(set(names)) != len(names):
             raise InputError(f"two conditions have one name: {', '.join(names)}")

@@ -6,7 +6,7 @@ depends on the seed and on its position alone, not on the images beside it.
 
 >>> import numpy as np
 >>> street = np.full((1, 3, 48, 64), 200, np.uint8)
->>> corrupt(street, "low_light", severity=3, seed=0).max() < 80
+>>> bool(corrupt(street, "low_light", severity=3, seed=0).max() < 80)
 True
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from secpipeline.errors import InputError
+from secpipeline.detection.ranges import check_choice
 
 Images = NDArray[np.uint8]
 Picture = NDArray[np.uint8]
@@ -58,10 +58,8 @@ def corrupt(images: Images, name: str, severity: int, seed: int) -> Images:
     InputError
         If there is no such corruption or severity.
     """
-    if name not in CORRUPTIONS:
-        raise InputError(f"corruption {name!r} is not one of {', '.join(CORRUPTIONS)}")
-    if severity not in SEVERITIES:
-        raise InputError(f"corruption {name}: severity {severity} is not one of 1, 2, 3")
+    check_choice("corruption", name, CORRUPTIONS)
+    check_choice(f"corruption {name}: severity", severity, SEVERITIES)
     change = CORRUPTIONS[name]
     changed = np.empty_like(images)
 

@@ -80,7 +80,17 @@ def _validation(evidence: Mapping[str, Any]) -> Iterator[Check]:
 
 def _label_audit(policy: Policy, evidence: Mapping[str, Any]) -> Iterator[Check]:
     report = section(evidence, "label_audit")
-    if not report or not policy.require_source_attribution:
+    if not report:
+        return
+    checked = section(report, "predictions")
+    result, failed = checked.get("result"), checked.get("failed")
+    if result not in ("PASSED", "WARNED") or failed != []:
+        names = ", ".join(map(str, failed[:5])) if isinstance(failed, list) else ""
+        text = f"the label audit concluded nothing, because its judges' predictions did not pass their checks: {names}"
+        yield Check("judges", "inconclusive", text, None, "PASSED")
+        return
+    yield Check("judges", "pass", "no check of the judges' predictions failed", result, "PASSED")
+    if not policy.require_source_attribution:
         return
     outcome = report.get("attribution")
     if outcome == "decided":

@@ -15,9 +15,10 @@ import pandas as pd
 
 from secpipeline.detection import metrics
 from secpipeline.detection.assignment import Floats, Ints
+from secpipeline.detection.bootstrap import Interval, interval
 from secpipeline.detection.matching import Matches, Subset, match
 from secpipeline.errors import CannotDecide
-from secpipeline.robustness.statistics import Interval, interval, mean_interval, replicates
+from secpipeline.robustness.statistics import mean_interval, replicates
 
 # Names in reports and in words.
 MEASURES = {"ap50": "AP50", "mr2": "MR-2", "miss_rate": "miss rate", "fppi": "FPPI"}

@@ -20,17 +20,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection.interface import Detector
+from secpipeline.detection.ranges import check_choice
 from secpipeline.errors import InputError
-from secpipeline.robustness.attacks import TORSO, frozen
+from secpipeline.robustness.attacks import TORSO, Images, frozen
 from secpipeline.robustness.objectives import OBJECTIVES
-
-Images = NDArray[np.uint8]
 
 _SHIFT, _SIZE, _LIGHT = 0.08, 0.1, 0.1
 _NOWHERE = -1e6
@@ -69,8 +67,7 @@ class PatchSpec:
     rate: float
 
     def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise InputError(f"patch {self.name}: objective {self.objective!r} is not one of {', '.join(OBJECTIVES)}")
+        check_choice(f"patch {self.name}: objective", self.objective, OBJECTIVES)
         if not 0 < self.fraction <= 1:
             raise InputError(f"patch {self.name}: fraction {self.fraction} is not in (0, 1]")
         if not 0 < self.rate <= 1:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from secpipeline.detection.matching import SUBSETS
+from secpipeline.detection.ranges import check_choice, check_range
+from secpipeline.detection.settings import load
 from secpipeline.errors import InputError
-from secpipeline.robustness.settings import build, load
 
 # What the suite calls things; written out here so that deciding needs neither torch nor a detector.
 EVIDENCE = ("validation", "label_audit", "robustness", "export")
@@ -45,10 +46,10 @@ class SampleRules:
     relative_margin: float
 
     def __post_init__(self) -> None:
-        _known("subset", (self.subset,), SUBSETS)
+        check_choice("subset", self.subset, SUBSETS)
         if self.min_images < 1 or self.min_people < 1:
             raise InputError("min_images and min_people must be 1 or more")
-        _share("relative_margin", self.relative_margin)
+        check_range("relative_margin", self.relative_margin, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class CleanRules:
     ap50_floor: float
 
     def __post_init__(self) -> None:
-        _share("ap50_floor", self.ap50_floor)
+        check_range("ap50_floor", self.ap50_floor, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ class AttackedRules:
     def __post_init__(self) -> None:
         _known("objectives", self.objectives, OBJECTIVES)
         _known("controls", self.controls, CONTROLS)
-        _share("min_epsilon", self.min_epsilon)
-        _share("ap50_floor", self.ap50_floor)
-        _share("miss_rate_ceiling", self.miss_rate_ceiling)
+        check_range("min_epsilon", self.min_epsilon, 0, 1)
+        check_range("ap50_floor", self.ap50_floor, 0, 1)
+        check_range("miss_rate_ceiling", self.miss_rate_ceiling, 0, 1)
         if self.min_steps < 1 or self.fppi_ceiling < 0:
             raise InputError("min_steps must be 1 or more and fppi_ceiling 0 or more")
 
@@ -126,7 +127,7 @@ class CorruptedRules:
     def __post_init__(self) -> None:
         _known("corruptions", self.corruptions, CORRUPTIONS)
         _known("severities", self.severities, SEVERITIES)
-        _share("mean_ap50_floor", self.mean_ap50_floor)
+        check_range("mean_ap50_floor", self.mean_ap50_floor, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class HealthRules:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            _share(name, value)
+            check_range(name, value, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -233,23 +234,6 @@ def load_policy(path: Path) -> Policy:
     return load(Policy, path)
 
 
-def policy_from(values: Any) -> Policy:
-    """A policy from parsed YAML.
-
-    Raises
-    ------
-    InputError
-        As :func:`load_policy`.
-    """
-    return build(Policy, values, "policy")
-
-
-def _share(name: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise InputError(f"{name} {value} is not between 0 and 1")
-
-
 def _known(name: str, values: tuple[Any, ...], known: Any) -> None:
     for value in values:
-        if value not in known:
-            raise InputError(f"{name}: {value!r} is not one of {', '.join(map(str, known))}")
+        check_choice(name, value, known)

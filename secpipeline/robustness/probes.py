@@ -14,13 +14,14 @@ epoch that the probe found strongest (Rice, Wong and Kolter, "Overfitting in adv
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from secpipeline.datasets.loading import Pixels
 from secpipeline.detection import metrics
 from secpipeline.detection.defences import Defences, Patch
+from secpipeline.detection.hooks import Validate
 from secpipeline.detection.inference import predict
 from secpipeline.detection.interface import Detector
 from secpipeline.detection.matching import ALL, match
@@ -29,8 +30,6 @@ from secpipeline.errors import InputError
 from secpipeline.robustness.attacks import AttackSpec, Images
 from secpipeline.robustness.health import attack_soundly
 from secpipeline.robustness.patches import PatchSpec, learn, wear
-
-Validate = Callable[[Detector, int], float]
 
 _IMAGES = 64
 _STEPS = 10

@@ -1,13 +1,12 @@
-"""How sure a metric is: bootstrap intervals over images.
+"""A metric under many conditions: replicates of it for :mod:`secpipeline.detection.bootstrap`, in bounded memory.
 
-Images are drawn with replacement (Efron, 1979); the people of one image stay together, because their errors
-do. The same seed draws the same images for every condition, so differences and means across conditions are
-paired, which halves their intervals.
+The same seed draws the same images for every condition, so differences and means across conditions are paired, which
+halves their intervals.
 
 >>> import numpy as np
 >>> from secpipeline.detection.metrics import Matches, resampled_average_precision
 >>> found_all = Matches(np.arange(9), np.full(9, 0.9), np.ones(9, int), np.ones(9, int))
->>> bootstrap(found_all, resampled_average_precision, resamples=200, seed=0)
+>>> mean_interval([replicates(found_all, resampled_average_precision, resamples=200, seed=0)])
 Interval(value=1.0, low=1.0, high=1.0)
 """
 
@@ -21,9 +20,7 @@ from secpipeline.detection.assignment import Floats
 from secpipeline.detection.bootstrap import Interval, draw, interval
 from secpipeline.detection.matching import Matches
 from secpipeline.detection.metrics import Counts
-from secpipeline.errors import CannotDecide, InputError
-
-__all__ = ["Interval", "Statistic", "bootstrap", "bootstrap_difference", "interval", "mean_interval", "replicates"]
+from secpipeline.errors import CannotDecide
 
 Statistic = Callable[[Matches, Counts], Floats]
 
@@ -53,34 +50,6 @@ def replicates(matches: Matches, statistic: Statistic, resamples: int, seed: int
     # In chunks, so that memory stays bounded whatever the number of detections.
     rows = max(1, _CHUNK_NUMBERS // max(images, len(matches.score)))
     return np.concatenate([statistic(matches, counts[row : row + rows]) for row in range(0, len(counts), rows)])
-
-
-def bootstrap(matches: Matches, statistic: Statistic, resamples: int, seed: int) -> Interval:
-    """Value and 95 % interval of a statistic over images.
-
-    Raises
-    ------
-    InputError, CannotDecide
-        As :func:`replicates`.
-    """
-    return interval(replicates(matches, statistic, resamples, seed))
-
-
-def bootstrap_difference(first: Matches, second: Matches, statistic: Statistic, resamples: int, seed: int) -> Interval:
-    """Paired comparison: the statistic of ``second`` less that of ``first``, both on the same images.
-
-    Raises
-    ------
-    InputError
-        If the two do not cover equally many images.
-    CannotDecide
-        As :func:`replicates`.
-    """
-    if len(first.people) != len(second.people):
-        raise InputError(
-            f"{len(first.people)} and {len(second.people)} images: a paired comparison needs the same ones"
-        )
-    return interval(replicates(second, statistic, resamples, seed) - replicates(first, statistic, resamples, seed))
 
 
 def mean_interval(sampled: Sequence[Floats]) -> Interval:

@@ -11,7 +11,7 @@ would, and the same images then go through the artifact that is really deployed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,10 +69,14 @@ class SuiteOutcome:
         JSON-able; :mod:`secpipeline.robustness.report` describes it.
     gallery
         A few images clean, attacked and with controls.
+    predictions
+        By condition, what the detector predicted on the clean, controlled and attacked images: image_id, x1, y1, x2,
+        y2, score. Corruptions are left out.
     """
 
     report: dict[str, Any]
     gallery: tuple[Example, ...]
+    predictions: Mapping[str, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def run_suite(
     with_people = np.flatnonzero(yardstick.people()).tolist()
     gallery = [Example(bench.image_ids[i], truth[i]) for i in _spread(with_people, suite.gallery)]
     conditions: list[Condition] = []
-    strongest: pd.DataFrame | None = None
+    kept: dict[str, pd.DataFrame] = {}
     was_training = detector.training
     detector.eval()
     try:
@@ -148,13 +152,13 @@ def run_suite(
                     _again(black_box, changed, bench, yardstick),
                 )
             )
-            _keep(gallery, bench, name, kind, changed, predictions, threshold)
-            strongest = predictions if name == suite.strongest.name else strongest
-        assert strongest is not None
-        health = _health(bench, yardstick, _spread(with_people, suite.health.images), strongest)
+            if kind != "corruption":
+                kept[name] = predictions
+                _keep(gallery, bench, name, changed, predictions, threshold)
+        health = _health(bench, yardstick, _spread(with_people, suite.health.images), kept[suite.strongest.name])
     finally:
         detector.train(was_training)
-    return SuiteOutcome(assemble(yardstick, conditions, health), tuple(gallery))
+    return SuiteOutcome(assemble(yardstick, conditions, health), tuple(gallery), kept)
 
 
 def _check(images: Images, truth: Sequence[Truth], image_ids: Sequence[str]) -> None:
@@ -211,13 +215,10 @@ def _keep(
     gallery: list[Example],
     bench: _Bench,
     name: str,
-    kind: str,
     images: Images,
     predictions: pd.DataFrame,
     threshold: float,
 ) -> None:
-    if kind == "corruption":
-        return
     sure = predictions[predictions["score"] >= threshold]
     for example in gallery:
         mine = sure[sure["image_id"] == example.image_id]

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from secpipeline.assurance.pictures import Layer, Tile, bar_chart, contact_sheet
+from secpipeline.assurance.pictures import Layer, Tile, bar_chart, contact_sheet, reliability_chart
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
 from secpipeline.detection import weights
+from secpipeline.detection.matching import SUBSETS
 from secpipeline.detection.onnx_detector import OnnxDetector
+from secpipeline.robustness.evaluation_report import evaluation_report
 from secpipeline.robustness.suite import SuiteOutcome, load_suite, run_suite
 from secpipeline.stages.context import StageContext, StageResult, read_report
 from secpipeline.store import write_atomic
@@ -25,7 +27,8 @@ def run(context: StageContext) -> StageResult:
     settings = context.params["attack"]
     card = read_report(context.inputs["export"] / "detector.json")
     size = (card["input_size"][0], card["input_size"][1])
-    data = test_images(Release(context.inputs["curate"], context.inputs["ingest"]), size, settings)
+    release = Release(context.inputs["curate"], context.inputs["ingest"])
+    data = test_images(release, size, settings)
     detector = weights.load(context.inputs["train"] / "detector.safetensors", card.get("entry_point"))
     artifact = OnnxDetector((context.inputs["export"] / "detector.onnx").read_bytes(), size, card["nms_iou"])
 
@@ -44,8 +47,14 @@ def run(context: StageContext) -> StageResult:
         black_box=black_box,
     )
     context.write_json("report.json", outcome.report)
+    evaluation = _evaluate(outcome, release, data)
+    context.write_json("evaluation.json", evaluation)
     write_atomic(context.out / "conditions.png", _chart(outcome.report, card["recipe"]))
     pictures = ["conditions.png"]
+    if evaluation["calibration"] and evaluation["calibration"]["detections"]:
+        bins, title = evaluation["calibration"]["reliability"], f"Scores of the {card['recipe']} detector, clean images"
+        write_atomic(context.out / "reliability.png", reliability_chart(bins, card["threshold"], title))
+        pictures.append("reliability.png")
     if outcome.gallery:
         columns = len(outcome.gallery[0].pictures)
         write_atomic(context.out / "gallery.png", contact_sheet(_gallery(outcome), columns))
@@ -61,6 +70,21 @@ def test_images(release: Release, size: tuple[int, int], settings: dict[str, int
     names = release.images.loc[release.images["split"] == "test", "image_id"].to_numpy(str)
     order = np.random.default_rng(settings["seed"]).permutation(len(names))[: settings["images"]]
     return load(release, sorted(names[order].tolist()), size)
+
+
+def _evaluate(outcome: SuiteOutcome, release: Release, data: Pixels) -> dict[str, Any]:
+    """The evaluation beside the report: of the same predictions, on the same people, at the same threshold."""
+    report = outcome.report
+    return evaluation_report(
+        outcome.predictions,
+        {name: found["kind"] for name, found in report["conditions"].items()},
+        data.boxes,
+        release.images.set_index("image_id").loc[data.image_ids].reset_index(),
+        SUBSETS[report["subset"]],
+        report["threshold"],
+        report["resamples"],
+        report["seed"],
+    )
 
 
 def _summary(report: dict[str, Any]) -> dict[str, Any]:

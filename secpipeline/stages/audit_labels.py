@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,12 +24,15 @@ from secpipeline.poisoning import folds
 from secpipeline.poisoning.audit import audit_labels
 from secpipeline.poisoning.concentration import concentrate, sentences
 from secpipeline.poisoning.duplicates import duplicate_findings
+from secpipeline.poisoning.findings import FINDING_COLUMNS
 from secpipeline.poisoning.fusion import fuse, judges_of
 from secpipeline.poisoning.hidden_triggers import hidden_findings
 from secpipeline.poisoning.triggers import TriggerCluster, TriggerSearch, find_triggers
 from secpipeline.poisoning.yardsticks import mark
 from secpipeline.stages.context import StageContext, StageResult
 from secpipeline.store import write_atomic
+from secpipeline.validation.predictions import validate_predictions
+from secpipeline.validation.results import SuiteResult, test_result
 
 # At this score no more than half of what is found so strongly is expected to be honest.
 STRONG = 0.5
@@ -41,11 +46,15 @@ PREDICTED = tuple(f"p{corner}" for corner in CORNERS)
 
 
 def run(context: StageContext) -> StageResult:
-    """Train judges for each fold, score every label out of fold, and compare the sources with each other."""
+    """Train judges for each fold, score every label out of fold, and compare the sources with each other.
+
+    Nothing is concluded from predictions that fail a check of their suites: the audit is refused by its name.
+    """
     settings = context.params["audit"]
     name = f"recipes/{settings['recipe']}.yaml"
     if name not in context.files:
-        raise InputError(f"audit.recipe: {name} is not a recipe of judges; use {', '.join(context.files)}")
+        known = ", ".join(file for file in context.files if file.startswith("recipes/"))
+        raise InputError(f"audit.recipe: {name} is not a recipe of judges; use {known}")
     recipe = load_recipe(context.root / name)
     release = Release(context.inputs["ingest"], context.inputs["ingest"])
     data = load(release, release.images["image_id"].tolist(), recipe.input_size)
@@ -53,9 +62,18 @@ def run(context: StageContext) -> StageResult:
     whole = folds.leaves_sources_out(release.images, settings["folds"])
     twins = None if whole else find_duplicates(release.images, release.boxes)
     assigned = folds.assign_folds(release.images, settings["folds"], settings["seed"], twins)
-    predictions = out_of_fold(data, assigned.to_numpy(), recipe, context.resume, settings["judges"])
-    audit = audit_labels(release.images, data.boxes, predictions, seed=settings["seed"])
-    sources, predictions = audit.attribution, native(predictions, data, CORNERS)
+    judged = out_of_fold(data, assigned.to_numpy(), recipe, context.resume, settings["judges"])
+    predictions = native(judged, data, CORNERS)
+    predictions.to_parquet(context.out / "predictions.parquet", index=False)
+    checked = check_judges(
+        predictions, release.images, assigned.to_numpy(), settings["judges"], context.root / "expectations"
+    )
+    seeds = {"folds": settings["seed"], "judges": recipe.seed}
+    facts = {"judges": len(checked), "out_of_fold_predictions": len(predictions)}
+    if any(not result.passed for results in checked.values() for result in results):
+        return _refused(context, checked, facts, seeds)
+    audit = audit_labels(release.images, data.boxes, judged, seed=settings["seed"])
+    sources = audit.attribution
     search = search_triggers(release, predictions)
     found = pd.concat(
         [
@@ -64,21 +82,20 @@ def run(context: StageContext) -> StageResult:
         ],
         ignore_index=True,
     ).sort_values(["score", "evidence"], ascending=False, kind="stable", ignore_index=True)
-    predictions.to_parquet(context.out / "predictions.parquet", index=False)
     found.to_parquet(context.out / "findings.parquet", index=False)
     crowded = concentrate(mark(audit.tests), recipe.input_size, search.findings)
     context.write_json("sources.json", {**sources.to_json(), "concentrated": sentences(crowded)})
     strong = found.loc[found["score"] >= STRONG, "kind"].value_counts()
     kinds = {str(kind): int(count) for kind, count in strong.items()}
     report = {
-        "judges": settings["folds"] * settings["judges"],
-        "out_of_fold_predictions": len(predictions),
+        **facts,
         "findings": len(found),
         "strong_findings": kinds,
         "named_sources": list(sources.named),
         "attribution": sources.undecided or "decided",
     }
     beside = {
+        "predictions": _outcome(checked),
         "canaries_seen": dict(audit.seen),
         "trigger_search": search.undecided or "decided",
         "triggers": [_described(cluster) for cluster in search.clusters],
@@ -95,7 +112,6 @@ def run(context: StageContext) -> StageResult:
         "reasons": list(sources.reasons().values()),
         "attribution": report["attribution"],
     }
-    seeds = {"folds": settings["seed"], "judges": recipe.seed}
     return StageResult(summary, details=report, seeds=seeds, pictures=pictures)
 
 
@@ -121,6 +137,49 @@ def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path
             seen = predict(detector, data.images[inside], names, score_threshold=LEAST_SCORE)
             parts.append(seen.assign(judge=str(judge)))
     return pd.concat(parts, ignore_index=True)
+
+
+def check_judges(
+    predictions: pd.DataFrame, images: pd.DataFrame, assigned: np.ndarray, judges: int, expectations: Path
+) -> dict[str, tuple[SuiteResult, ...]]:
+    """Validate what each judge of each fold says; what it says of no image of the release is every judge's fault."""
+    checked = {}
+    for judge in range(judges):
+        own = predictions[predictions["judge"] == str(judge)]
+        for fold in sorted(set(assigned.tolist())):
+            elsewhere = own["image_id"].isin(images.loc[assigned != fold, "image_id"])
+            here = images[assigned == fold]
+            checked[f"judge {judge} of fold {fold}"] = validate_predictions(own[~elsewhere], here, expectations)
+    return checked
+
+
+def _outcome(checked: Mapping[str, Sequence[SuiteResult]]) -> dict[str, Any]:
+    """The result over all judges, and what failed and warned, by judge."""
+    results = [result for of_judge in checked.values() for result in of_judge]
+    named = [(judge, result) for judge, of_judge in checked.items() for result in of_judge]
+    return {
+        "result": test_result(results)["result"],
+        "failed": [f"{judge}: {text}" for judge, result in named for text in result.failures()],
+        "warned": [f"{judge}: {text}" for judge, result in named for text in result.warnings()],
+    }
+
+
+def _refused(
+    context: StageContext,
+    checked: Mapping[str, Sequence[SuiteResult]],
+    facts: Mapping[str, int],
+    seeds: Mapping[str, int],
+) -> StageResult:
+    """Record that nothing was concluded: no findings, no sources compared, and why."""
+    outcome = _outcome(checked)
+    why = f"nothing was concluded from judges whose predictions failed a check: {outcome['failed'][0]}"
+    report = {**facts, "findings": 0, "strong_findings": {}, "named_sources": [], "attribution": why}
+    pd.DataFrame(columns=list(FINDING_COLUMNS)).to_parquet(context.out / "findings.parquet", index=False)
+    context.write_json("sources.json", {"named": {}, "limits": {}, "undecided": why, "rows": [], "concentrated": []})
+    context.write_json("report.json", {**report, "predictions": outcome})
+    summary = {"attribution": why, "reasons": outcome["failed"]}
+    refusal = tuple(f"label audit: {failure}" for failure in outcome["failed"])
+    return StageResult(summary, details=report, seeds=seeds, refusal=refusal)
 
 
 def search_triggers(release: Release, predictions: pd.DataFrame) -> TriggerSearch:
@@ -149,9 +208,9 @@ def _described(cluster: TriggerCluster) -> dict[str, str | int | float]:
 
 
 def native(table: pd.DataFrame, data: Pixels, corners: tuple[str, ...]) -> pd.DataFrame:
-    """The same boxes in the pixels of their images instead of the judges' frame."""
-    placements = dict(zip(data.image_ids, data.placements, strict=True))
-    places = np.array([(p.scale, p.left, p.top) for p in map(placements.__getitem__, table["image_id"])]).reshape(-1, 3)
+    """The same boxes in the pixels of their images instead of the judges' frame; NaN where there is no such image."""
+    placements = pd.DataFrame([(p.scale, p.left, p.top) for p in data.placements], index=data.image_ids)
+    places = placements.reindex(table["image_id"]).to_numpy(np.float64)
     boxes = (table[list(corners)].to_numpy(np.float64) - places[:, [1, 2, 1, 2]]) / places[:, :1]
     return table.assign(**dict(zip(corners, boxes.T, strict=True)))
 

@@ -14,7 +14,7 @@ from typing import Any
 from secpipeline.assurance.pictures import Layer, Tile, contact_sheet, line_chart
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
-from secpipeline.defended_training import teacher_of, train_recipe
+from secpipeline.defended_training import check, teacher_of, train_recipe
 from secpipeline.detection import distributed, metrics, weights
 from secpipeline.detection.inference import predict
 from secpipeline.detection.interface import Detector
@@ -120,10 +120,12 @@ def led() -> Iterator[bool]:
 def fit(job: Job) -> tuple[Detector, TrainingRecord]:
     """Train on the train split, and before that the teacher, if the recipe has one."""
     recipe = job.read_recipe()
+    check(recipe)
+    teacher = _teacher(recipe, job)
     release = _release(job)
     data = load_split(release, "train", recipe, job.images_limit)
     calibration = load_split(release, "calibration", recipe) if recipe.early_stopping else None
-    return train_recipe(recipe, data, calibration, _teacher(recipe, job), Path(job.resume))
+    return train_recipe(recipe, data, calibration, teacher, Path(job.resume))
 
 
 def _teacher(recipe: Recipe, job: Job) -> Detector | None:

@@ -32,6 +32,7 @@ from secpipeline.detection.metrics import resampled_average_precision, resampled
 from secpipeline.detection.recipes import Recipe
 from secpipeline.digests import sha256_bytes, sha256_file, tree_digest
 from secpipeline.errors import InputError
+from secpipeline.robustness.attacks import Images
 from secpipeline.robustness.corruptions import corrupt
 from secpipeline.robustness.patches import learn, wear
 from secpipeline.robustness.restarts import attack_restarts
@@ -41,8 +42,6 @@ from secpipeline.study.plan import Study
 
 _LOOKS, _WARM_UP = 30, 5
 _SECPIPELINE = Path(defended_training.__file__).parent
-
-Images = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

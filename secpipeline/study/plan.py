@@ -19,12 +19,13 @@ from secpipeline import yaml_files
 from secpipeline.datasets.synthetic import SceneSpec
 from secpipeline.defended_training import teacher_of
 from secpipeline.detection.matching import SUBSETS
+from secpipeline.detection.ranges import check_choice
 from secpipeline.detection.recipes import Recipe, load_recipe
+from secpipeline.detection.settings import build
 from secpipeline.errors import InputError
 from secpipeline.robustness.attacks import AttackSpec
 from secpipeline.robustness.corruptions import CORRUPTIONS, SEVERITIES
 from secpipeline.robustness.patches import PatchSpec
-from secpipeline.robustness.settings import build
 from secpipeline.store import write_atomic
 
 _NAME = re.compile(r"\A[a-z0-9][a-z0-9_-]{0,40}\Z")
@@ -132,8 +133,7 @@ class Evaluation:
         known: Mapping[str, Any] = {"subset": SUBSETS, "corruptions": CORRUPTIONS, "severities": SEVERITIES}
         for key, values in choices.items():
             for value in values:
-                if value not in known[key]:
-                    raise InputError(f"{key} {value!r} is not one of {', '.join(map(str, known[key]))}")
+                check_choice(key, value, known[key])
         counts = {"images": self.images, "batch_size": self.batch_size, "linf.restarts": self.linf.restarts}
         for key, count in {**counts, "patch.batch_size": self.patch.batch_size}.items():
             if count < 1:

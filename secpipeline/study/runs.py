@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from secpipeline.defended_training import check
 from secpipeline.errors import CannotDecide
 from secpipeline.study.cells import Cell, run_cell
 from secpipeline.study.data import StudyData, prepare
@@ -50,11 +51,14 @@ def run_study(study: Study, out: Path, jobs: int) -> list[dict[str, Any]]:
     Raises
     ------
     InputError, CannotDecide
-        Whatever a cell raises, or if a cell's process dies; cells that are done stay done.
+        If a recipe's detector cannot be trained, before any is. Whatever a cell raises, or if a cell's process dies;
+        cells that are done stay done.
     """
     grid = cells(study)
     missing = [cell for cell in grid if cell.read(out) is None]
     if missing:
+        for recipe in study.recipes:
+            check(recipe)
         data = prepare(study, out, max(jobs, len(os.sched_getaffinity(0))))
         with tqdm(total=len(grid), initial=len(grid) - len(missing), desc=study.name, unit="cell", disable=None) as bar:
             # Students wait for their teachers.

@@ -12,6 +12,7 @@ from secpipeline.assurance.pictures import (
     contact_sheet,
     draw_tile,
     line_chart,
+    reliability_chart,
     thumbnail,
 )
 
@@ -201,3 +202,26 @@ def test_an_interval_changes_the_picture_and_one_that_excludes_its_value_is_no_f
     plain = bar_chart(values, {}, "AP50", "Attacks")
     assert plain != bar_chart(values, {"clean": (0.3, 0.7)}, "AP50", "Attacks")
     assert opened(bar_chart(values, {"clean": (0.6, 0.7)}, "AP50", "Attacks")).format == "PNG"
+
+
+def bins(*detections, precision=0.5):
+    filled = {"score": 0.45, "precision": precision, "precision_low": 0.3, "precision_high": 0.8}
+    edges = ({"low_score": n / 10, "high_score": (n + 1) / 10} for n in range(10))
+    return [
+        {**edge, "detections": count, **(filled if count else dict.fromkeys(filled))}
+        for edge, count in zip(edges, (*detections, *[0] * 10), strict=False)
+    ]
+
+
+def test_the_reliability_of_scores_shows_precision_counts_and_the_threshold():
+    chart = reliability_chart(bins(0, 0, 0, 0, 40), 0.4, "Scores")
+    picture = opened(chart)
+    assert picture.format == "PNG"
+    assert has(picture, (0, 114, 178), 10) > 1000
+    assert has(picture, (213, 94, 0), 10) > 100
+    for other in (
+        reliability_chart(bins(0, 0, 0, 0, 4), 0.4, "Scores"),
+        reliability_chart(bins(0, 0, 0, 0, 40, precision=0.7), 0.4, "Scores"),
+        reliability_chart(bins(0, 0, 0, 0, 40), 0.6, "Scores"),
+    ):
+        assert other != chart

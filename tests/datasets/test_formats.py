@@ -90,6 +90,42 @@ def test_a_delivery_that_looks_like_two_is_refused_with_both(tmp_path):
         read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"type": "FeatureCollection", "features": []}',
+        '{"images": [], "categories": []}',
+        '{"set00": {}, "info": 1}',
+        "[1, 2]",
+        "3",
+        "null",
+        "",
+        "hello",
+        '{"a": 1, "a": 2}',
+    ],
+)
+@pytest.mark.parametrize("given_as", ["file", "directory"])
+def test_a_strangers_json_is_refused_by_name_with_every_candidate(tmp_path, text, given_as):
+    path = save(tmp_path / "strange.json", text)
+
+    with pytest.raises(InputError) as refusal:
+        read(path if given_as == "file" else tmp_path)
+
+    lines = str(refusal.value).splitlines()
+    assert lines[0].startswith(f"{path if given_as == 'file' else tmp_path}: looks like none of these")
+    assert lines[0].endswith("; give the right path, or set data.format:")
+    assert [line.strip().split(":")[0] for line in lines[1:]] == list(FORMATS)
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "hello", "{}"])
+@pytest.mark.parametrize("writer", ["yolo", "mot", "pennfudan", "citypersons", "caltech vbb"])
+def test_a_strange_json_beside_another_format_does_not_hide_it(tmp_path, writer, text):
+    delivered = WRITERS[writer](tmp_path, SHOTS)
+    save(delivered.path / "00-notes.json", text)
+
+    assert_same(read(delivered.path), delivered, tolerance=2e-4 if writer == "yolo" else 0.0)
+
+
 @pytest.mark.parametrize("name", ["gone.json", "x" * 5000, "a\0b"])
 def test_a_path_that_is_not_there_is_refused_by_name(tmp_path, name):
     with pytest.raises(InputError, match=r"not found; set data\.dataset"):
@@ -518,6 +554,24 @@ def test_eurocity_may_be_given_at_any_level(tmp_path, place):
     names = [(found.root / name).relative_to(tmp_path / "ECP").as_posix() for name in found.images["file_name"]]
     assert names == [f"night/img/val/ulm/ulm_{number:05d}.png" for number in range(3)]
     assert set(found.images["time_of_day"]) == {"night"}
+
+
+@pytest.mark.parametrize(
+    ("writer", "place"),
+    [
+        *(("citypersons", place) for place in ("", "gtBboxCityPersons", "gtBboxCityPersons/val/aachen")),
+        *(("eurocity", place) for place in ("", "night", "night/labels", "night/labels/val/ulm")),
+    ],
+)
+def test_a_path_relative_to_where_one_stands_gives_the_same_images(tmp_path, monkeypatch, writer, place):
+    WRITERS[writer](tmp_path, SHOTS)
+    whole = read(tmp_path / place)
+
+    monkeypatch.chdir(tmp_path / place)
+    found = read(".")
+
+    assert found.root.resolve() == whole.root
+    pd.testing.assert_frame_equal(found.images, whole.images)
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -1,3 +1,4 @@
+import copy
 import hashlib
 
 import numpy as np
@@ -5,6 +6,7 @@ import onnx
 import pytest
 import street_sample
 import torch
+import yaml
 from adapters import fastestdet, yolox_nano
 from onnx import TensorProto, helper
 from rectangles import pictures, truth
@@ -17,9 +19,12 @@ from secpipeline.detection.matching import EVERYBODY, match
 from secpipeline.detection.metrics import average_precision
 from secpipeline.detection.onnx_detector import OnnxDetector
 from secpipeline.detection.onnx_import import convert
+from secpipeline.detection.recipes import load_recipe
 from secpipeline.detection.registry import build
+from secpipeline.detection.training import train
 from secpipeline.errors import InputError, IntegrityError
 from secpipeline.robustness.attacks import AttackSpec, craft
+from secpipeline.stages.train import Job, fit
 
 SIZE = (48, 64)
 CELL = 8
@@ -169,6 +174,42 @@ def test_a_black_box_gives_values_and_refuses_gradients(white, black, batch):
     with pytest.raises(InputError, match="bright: a black box has no gradients"):
         black.logits(images.clone().requires_grad_(True))
     assert black.device == torch.device("cpu")
+
+
+def bright_black(config):
+    return BlackBox("bright", config, ADAPTER)
+
+
+def recipe_file(folder, name, detector, config, **more):
+    values = {
+        **{"detector": detector, "config": config, "input_size": [48, 64], "epochs": 1, "batch_size": 2, "seed": 1},
+        **{"learning_rate": 0.001, "weight_decay": 0.0, "zoom": 1.0, "adversarial": None, **more},
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize("who", ["mine", "taught"])
+def test_training_a_black_box_is_refused_before_any_data_are_read(config, tmp_path, who):
+    black = f"{__name__}:bright_black"
+    path = recipe_file(tmp_path, "mine", black, config)
+    if who == "taught":
+        path = recipe_file(tmp_path, who, "csp_tiny", {}, defences={"distillation": {"teacher": "mine"}})
+    nowhere = str(tmp_path / "nowhere")
+    with pytest.raises(InputError) as refused:
+        fit(Job(str(path), nowhere, nowhere, nowhere))
+    assert str(refused.value) == (
+        f"recipe mine: detector {black} is a black box: it cannot be trained; evaluate it, or bring it as a white box"
+    )
+
+
+def test_the_training_loop_refuses_a_black_box_and_takes_a_white_one(config, black, white, tmp_path):
+    images, people = pictures(2, size=SIZE)
+    recipe = load_recipe(recipe_file(tmp_path, "mine", f"{__name__}:bright_black", config))
+    with pytest.raises(InputError, match="it cannot be trained"):
+        train(black, images, people, recipe)
+    assert len(train(copy.deepcopy(white), images, people, recipe).losses) == 1
 
 
 def test_it_names_its_source_and_refuses_other_bytes(white, config):

@@ -182,6 +182,8 @@ def test_a_group_of_nobody_has_no_numbers_and_an_unnamed_one_is_unknown():
     assert rows.loc[("source", "y"), "people"] == rows.loc[("visibility", "hidden"), "people"] == 0
     assert rows.loc[("source", "y"), ["ap50", "ap50_low", "ap75", "ap50_95_high"]].isna().all()
     assert rows.loc[("source", "unknown"), "images"] == 11
+    assert rows.loc[("source", "y"), "why"] == "the group has nobody"
+    assert pd.isna(rows.loc[("all", "everybody"), "why"])
 
 
 @pytest.mark.parametrize("kind", ["object", "category"])

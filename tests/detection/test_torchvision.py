@@ -168,9 +168,7 @@ def test_box_deltas_come_back():
     boxes, anchors = torch.cat([corners, corners + torch.rand(2, 50, 2, generator=generator) * 30 + 2], -1)
     for factors in ((1, 1, 1, 1), (10, 10, 5, 5)):
         deltas = box_targets.encode_deltas(boxes, anchors, factors)
-        torch.testing.assert_close(
-            box_targets.decode_deltas(deltas, anchors, factors, 4.0), boxes, rtol=1e-4, atol=1e-3
-        )
+        torch.testing.assert_close(box_targets.decode_deltas(deltas, anchors, factors), boxes, rtol=1e-4, atol=1e-3)
 
 
 def test_the_giou_loss_counts_positive_anchors_alone():

@@ -320,7 +320,7 @@ def nested(**changes):
         ({"weight_decay": ""}, "weight_decay"),
         ({"adversarial": 5}, "adversarial"),
         ({"adversarial": []}, "adversarial"),
-        ({"adversarial": {}}, "clean_epochs"),
+        ({"adversarial": {}}, "epsilon"),
         (nested(steps=0), "steps"),
         (nested(steps="1"), "steps"),
         (nested(clean_epochs=-1), "clean_epochs"),

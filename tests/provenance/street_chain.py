@@ -7,8 +7,9 @@ from secpipeline.digests import sha256_bytes
 from secpipeline.provenance import authority, trust
 from secpipeline.provenance.evidence import EvidenceStore, attest, countersign
 from secpipeline.provenance.keys import LOG, KeyRing
+from secpipeline.provenance.lineage.contributions import Phases
+from secpipeline.provenance.lineage.reading import read_history
 from secpipeline.provenance.sources import manifest_name
-from secpipeline.provenance.trace import Phases
 from secpipeline.workspace import step_specs
 
 SPECS = step_specs()
@@ -31,6 +32,9 @@ class StreetChain:
 
     def trust(self):
         return authority.said(self.store, self.ring)
+
+    def history(self):
+        return read_history(self.store, self.trust(), SPECS)
 
     def run(self, stage, files, *, materials=None):
         """Sign and log a run of a stage that read all that its inputs made last."""

@@ -5,7 +5,6 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-import street_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from street_chain import SPECS, STAGES
@@ -13,8 +12,8 @@ from street_chain import SPECS, STAGES
 from secpipeline.digests import sha256_bytes
 from secpipeline.errors import InputError
 from secpipeline.provenance.layout import StepSpec
-from secpipeline.provenance.lineage_picture import svg
-from secpipeline.provenance.trace import History, TracedRun
+from secpipeline.provenance.lineage.graph import History, TracedRun
+from secpipeline.provenance.lineage.picture import svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 RED = "#c81e1e"
@@ -176,12 +175,10 @@ def test_equal_runs_give_equal_bytes_in_whatever_order_they_are_named():
     assert svg(history, history.runs, SPECS) == svg(history, history.runs[::-1], SPECS)
 
 
-def test_the_picture_of_a_signed_chain_names_its_statements(tmp_path, ring):
-    street = street_chain.found(tmp_path / "street", ring)
+def test_the_picture_of_a_signed_chain_names_its_statements(street):
     street.take_in("7", ["vendor-a"])
     statement, _ = street.train("robust")
-    history = History.read(street.store, street.trust(), SPECS)
-    assert statement[:12] in words(drawn(history))
+    assert statement[:12] in words(drawn(street.history()))
 
 
 HOSTILE = [

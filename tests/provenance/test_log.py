@@ -15,7 +15,6 @@ from secpipeline.digests import canonical_json
 from secpipeline.errors import AttestationError
 from secpipeline.provenance import envelopes, log, merkle
 from secpipeline.provenance.log import CHECKPOINT_TYPE, Checkpoint, Log
-from secpipeline.provenance.trace import History
 
 SIGNER = CryptoSigner.generate_ecdsa()
 STRANGER = CryptoSigner.generate_ecdsa()
@@ -431,6 +430,6 @@ def test_an_entry_of_any_shape_that_the_logs_own_key_signed_is_never_a_traceback
     report = chain.verify()
     assert not report.ok or report.log_size == len(SPECS) + 2
     try:
-        History.read(chain.store, chain.trust(), SPECS)
+        chain.history()
     except AttestationError as error:
         assert error.code  # noqa: PT017 - either answer is one, a traceback is none

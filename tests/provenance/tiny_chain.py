@@ -10,6 +10,7 @@ from secpipeline.provenance import authority, trust
 from secpipeline.provenance.evidence import EvidenceStore, attest, countersign
 from secpipeline.provenance.keys import KeyRing
 from secpipeline.provenance.layout import StepSpec
+from secpipeline.provenance.lineage.reading import read_history
 from secpipeline.provenance.verification import Expectations, verify_chain
 
 PROVENANCE = "https://slsa.dev/provenance/v1"
@@ -72,6 +73,9 @@ class TinyChain:
 
     def trust(self):
         return authority.said(self.store, self.ring)
+
+    def history(self):
+        return read_history(self.store, self.trust(), SPECS)
 
     def sign_layout(self, specs=SPECS, now=NOW, ring=None):
         said = self.trust() if self.store.trust.is_file() else trust.first(self.ring)

@@ -4,10 +4,12 @@ import threading
 import time
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 from browser import CHROMIUM, SHIFT, Browser
 from small_review import CORNERS, finding, write_artifacts
 
+from secpipeline.datasets.geometry import overlap
 from secpipeline.datasets.releases import Release, write_tables
 from secpipeline.poisoning.quarantine import curate
 from secpipeline.provenance.keys import KeyRing
@@ -16,7 +18,6 @@ from secpipeline.review.attestation import ROLE, open_review, sign
 from secpipeline.review.budget import BudgetRule
 from secpipeline.review.data import ReviewData
 from secpipeline.review.decisions import apply
-from secpipeline.review.quality import iou
 from secpipeline.review.session import Session
 
 pytest.importorskip("websockets", reason="speaks with the browser")
@@ -190,7 +191,7 @@ def try_keys(person):
     person.presses("ArrowRight")
     browser.press("ArrowDown", SHIFT)
     (edit,) = browser.evaluate("edits")
-    assert iou(tuple(edit["new"]), (101.0, 60.0, 131.0, 141.0)) > 0.9
+    assert overlap(np.array(edit["new"]), np.array([101.0, 60.0, 131.0, 141.0])) > 0.9
     person.presses("Escape")
     assert browser.evaluate("edits === null && JSON.stringify(state)") == before
 
@@ -209,7 +210,7 @@ def sign_verify_and_apply(artifacts, tmp_path, data, path, done):
     assert curated.damaged() == []
     by_id = reviewed.boxes.set_index("box_id")
     (location,) = done["location"][:1]
-    assert iou(tuple(by_id.loc[location["box_id"], CORNERS]), DRAWN) > 0.9
+    assert overlap(by_id.loc[location["box_id"], CORNERS].to_numpy(float), np.array(DRAWN)) > 0.9
     added = reviewed.changes[reviewed.changes["change"] == "added"]
     assert (70.0, 20.0, 90.0, 80.0) in added[CORNERS].itertuples(index=False, name=None)
     state = reviewed.quarantine.set_index("image_id")["decision"]

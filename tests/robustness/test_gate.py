@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from secpipeline.detection.bootstrap import Interval
 from secpipeline.digests import canonical_json
 from secpipeline.robustness.bounds import Bound
 from secpipeline.robustness.gate import decide
 from secpipeline.robustness.policy import load_policy
-from secpipeline.robustness.statistics import Interval
 
 POLICY = load_policy(Path(__file__).parents[2] / "policies" / "default.yaml")
 ATTACKS = {
@@ -77,7 +77,11 @@ def robustness():
 def evidence():
     return {
         "validation": {"result": "PASSED", "passedTests": ["ids are unique"], "failedTests": []},
-        "label_audit": {"attribution": "decided", "named_sources": ["vendor-c"]},
+        "label_audit": {
+            "attribution": "decided",
+            "named_sources": ["vendor-c"],
+            "predictions": {"result": "PASSED", "failed": []},
+        },
         "robustness": robustness(),
         "export": {"max_box_difference": 0.01, "max_score_difference": 0.0001, "unmatched": 0},
     }
@@ -176,6 +180,8 @@ def test_the_reason_reads_like_a_sentence():
         (("robustness", "black_box", "agreement", "max_ap50_difference"), None, "artifact-agreement"),
         (("export", "unmatched"), "none", "artifact-unmatched"),
         (("label_audit", "attribution"), "only one source", "source-attribution"),
+        (("label_audit", "predictions"), {"result": "FAILED", "failed": ["judge 0 of fold 1: all alike"]}, "judges"),
+        (("label_audit", "predictions"), {"result": "PASSED", "failed": ["judge 0 of fold 1: all alike"]}, "judges"),
         (("validation",), {"result": "PASSED", "failedTests": ["ids are unique"]}, "validation"),
         (("validation",), {"result": "PASSED"}, "validation"),
         (("validation",), {}, "evidence-validation"),
@@ -202,11 +208,17 @@ def test_an_attack_that_is_broken_may_still_convict_but_never_acquit():
     assert decide(POLICY, broken).verdict == "fail"
 
 
-def test_a_policy_may_do_without_source_attribution():
+def test_a_policy_may_do_without_source_attribution_but_not_without_judges_that_looked():
     relaxed = copy.copy(POLICY)
     object.__setattr__(relaxed, "require_source_attribution", False)
     reports = changed(("label_audit", "attribution"), "only one source")
     assert decide(relaxed, reports).verdict == "pass"
+    reports["label_audit"]["predictions"] = {"result": "FAILED", "failed": ["judge 0 of fold 1: all alike"]}
+    verdict = decide(relaxed, reports)
+    (reason,) = verdict.reasons
+    assert [check.outcome for check in verdict.checks if check.code == "judges"] == ["inconclusive"]
+    assert (reason.outcome, reason.code) == ("inconclusive", "judges")
+    assert reason.text.endswith("did not pass their checks: judge 0 of fold 1: all alike")
 
 
 def leaves(value, path=()):

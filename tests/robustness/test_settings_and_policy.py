@@ -1,4 +1,5 @@
 import dataclasses
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -6,10 +7,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from secpipeline.detection import settings
 from secpipeline.errors import InputError
-from secpipeline.robustness import objectives, policy, settings
+from secpipeline.robustness import objectives, policy
 from secpipeline.robustness.config import load_suite
-from secpipeline.robustness.policy import Policy, load_policy, policy_from
+from secpipeline.robustness.policy import Policy, load_policy
 
 POLICIES = Path(__file__).parents[2] / "policies"
 
@@ -65,6 +67,8 @@ def test_every_key_of_the_policy_is_needed_and_named_when_missing(tmp_path, path
         (("clean", "ap50_floor"), "high", "clean.ap50_floor: 'high'"),
         (("clean", "ap50_floor"), True, "clean.ap50_floor"),
         (("clean", "ap50_floor"), float("nan"), "clean.ap50_floor"),
+        (("clean", "ap50_floor"), "0.5", "clean.ap50_floor: '0.5'"),
+        pytest.param(("clean", "ap50_floor"), 10**400, "clean.ap50_floor: 10+ must be a finite number", id="huge"),
         (("clean", "ap50_flour"), 0.5, "unknown key 'ap50_flour'"),
         (("attacked", "objectives"), [], "attacked.objectives"),
         (("attacked", "objectives"), ["vanish", "explode"], "explode"),
@@ -84,14 +88,17 @@ def test_every_key_of_the_policy_is_needed_and_named_when_missing(tmp_path, path
         (("require_source_attribution",), "no", "require_source_attribution"),
     ],
 )
-def test_a_wrong_value_in_the_policy_is_refused_and_named(path, value, message):
+def test_a_wrong_value_in_the_policy_is_refused_and_named(tmp_path, path, value, message):
     values = shipped()
     section = values
     for key in path[:-1]:
         section = section[key]
     section[path[-1]] = value
-    with pytest.raises(InputError, match=message):
-        policy_from(values)
+    file = tmp_path / "policy.yaml"
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match=message) as refused:
+        load_policy(file)
+    assert str(file) in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +177,8 @@ def test_any_content_is_either_read_exactly_or_refused_with_a_name(values):
         with pytest.raises(InputError, match=r"\Afile\.yaml: "):
             settings.build(Sample, values, "file.yaml")
     else:
-        assert read.number == values["number"]
+        number = values["number"]
+        assert read.number == (float(Fraction(number)) if isinstance(number, str) else number)
         assert list(read.flags) == values["flags"]
 
 
@@ -178,6 +186,37 @@ def test_any_content_is_either_read_exactly_or_refused_with_a_name(values):
 def test_fractions_are_read_as_numbers(above, below):
     read = settings.build(Sample, {"number": f"{above}/{below}", "flags": [True]}, "file.yaml")
     assert read.number == above / below
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3e-3", 0.003), ("2.5E4", 25000.0), ("1e999", None), ("1.2.3e4", None), ("-4/255", None)]
+)
+def test_exponents_are_numbers_unless_they_are_none(text, value):
+    if value is None:
+        with pytest.raises(InputError, match=r"\Afile: key: .* must be a finite number"):
+            settings.number(text, "file: key")
+    else:
+        assert settings.number(text, "file: key") == value
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    share: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    name: str
+    inner: Inner
+
+
+def test_defaults_may_be_left_out_only_where_that_is_said():
+    values = {"name": "a", "inner": {}}
+    with pytest.raises(InputError, match=r"\Afile\.yaml: inner: the key 'share' is missing"):
+        settings.build(Outer, values, "file.yaml")
+    assert settings.build(Outer, values, "file.yaml", defaults=True) == Outer("a", Inner(0.5))
+    with pytest.raises(InputError, match="the key 'name' is missing"):
+        settings.build(Outer, {"inner": {}}, "file.yaml", defaults=True)
 
 
 def test_the_policy_is_frozen():

@@ -5,16 +5,10 @@ import numpy as np
 import pytest
 
 from secpipeline.detection import metrics
+from secpipeline.detection.bootstrap import Interval, interval
 from secpipeline.detection.metrics import Matches
 from secpipeline.errors import CannotDecide, InputError
-from secpipeline.robustness.statistics import (
-    Interval,
-    bootstrap,
-    bootstrap_difference,
-    interval,
-    mean_interval,
-    replicates,
-)
+from secpipeline.robustness.statistics import mean_interval, replicates
 
 MISS = partial(metrics.resampled_miss_rate, threshold=0.0)
 
@@ -28,6 +22,10 @@ def simulated(images=200, found=0.7, false=3.0, seed=0):
     score = rng.uniform(size=len(state)) * 0.5 + 0.3 * state
     order = np.argsort(-score, kind="stable")
     return Matches(index[order], score[order], state[order], np.full(images, 2))
+
+
+def bootstrap(matches, statistic, resamples, seed):
+    return interval(replicates(matches, statistic, resamples, seed))
 
 
 def test_a_thousand_resamples_of_four_statistics_take_at_most_two_seconds():
@@ -73,19 +71,6 @@ def test_seeds_decide_and_chunks_do_not(monkeypatch):
     monkeypatch.setattr("secpipeline.robustness.statistics._CHUNK_NUMBERS", 5000)
     assert np.array_equal(first, replicates(found, metrics.resampled_average_precision, 200, seed=3))
     assert not np.array_equal(first, replicates(found, metrics.resampled_average_precision, 200, seed=4))
-
-
-def test_a_paired_difference_is_narrower_than_two_intervals_side_by_side():
-    clean = simulated()
-    keep = np.random.default_rng(1).uniform(size=len(clean.score)) > 0.1
-    attacked = Matches(clean.image_index[keep], clean.score[keep], clean.state[keep], clean.people)
-    paired = bootstrap_difference(clean, attacked, MISS, 1000, seed=0)
-    apart = [bootstrap(found, MISS, 1000, seed=0) for found in (clean, attacked)]
-    assert paired.low > 0
-    assert paired.value == pytest.approx(apart[1].value - apart[0].value)
-    assert paired.high - paired.low < 0.8 * sum(one.high - one.low for one in apart)
-    with pytest.raises(InputError, match="same ones"):
-        bootstrap_difference(clean, simulated(10), MISS, 200, seed=0)
 
 
 def test_the_mean_over_conditions_is_paired():

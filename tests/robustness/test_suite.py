@@ -116,6 +116,14 @@ def test_the_gallery_shows_images_with_people_clean_attacked_and_with_controls(o
         assert 0 < np.abs(difference).max() <= 4
 
 
+def test_predictions_are_kept_clean_attacked_and_under_controls_but_not_of_corruptions(outcome):
+    kept = outcome.predictions
+    assert list(kept) == ["clean", "noise", "grey_patch", *(spec.name for spec in SUITE.attacks)]
+    images, _, _, names = street(COUNT)
+    pd.testing.assert_frame_equal(kept["clean"], predict(BrightDetector(), images, names))
+    assert (kept["vanish"]["score"] < 0.5).all()
+
+
 def test_the_report_is_json_and_the_same_for_the_same_seed():
     first, again, other = (measure(BrightDetector(), count=20, suite=SHORT, seed=seed).report for seed in (5, 5, 6))
     assert canonical_json(first) == canonical_json(again)

@@ -72,6 +72,7 @@ def test_the_code_version_follows_the_code(monkeypatch, tmp_path):
     for name in ("gate", "context"):
         (package / f"stages/{name}.py").write_text("a = 1\n")
     (package / "robustness").mkdir()
+    (package / "detection").mkdir()
     for name in ("gate", "policy"):
         (package / f"robustness/{name}.py").write_text("b = 1\n")
     monkeypatch.setattr("secpipeline.stages.table.PACKAGE", package)

@@ -79,9 +79,17 @@ def read(
 
 
 def _recognise(given: Given) -> Format:
-    found = [entry for entry in FORMATS.values() if entry.recognises(given)]
+    found, objections = [], []
+    for entry in FORMATS.values():
+        # What one format cannot even look into may be another one's: a note in JSON beside YOLO labels.
+        try:
+            if entry.recognises(given):
+                found.append(entry)
+        except InputError as error:
+            objections.append(str(error))
     if len(found) == 1:
         return found[0]
     candidates = "".join(f"\n  {entry.name}: {entry.title}" for entry in found or FORMATS.values())
-    verdict = "could be more than one of these" if found else "looks like none of these"
+    why = f" ({objections[0]})" if objections else ""
+    verdict = "could be more than one of these" if found else f"looks like none of these{why}"
     raise InputError(f"{given.path}: {verdict}; give the right path, or set data.format:{candidates}")

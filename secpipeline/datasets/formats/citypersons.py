@@ -144,7 +144,7 @@ def _read_json(given: Given) -> Annotations:
         name = _NAME.match(path.name.replace(_JSON, "_leftImg8bit.png"))
         if name is None:
             row.refuse(f"its name must be CITY_SEQUENCE_FRAME{_JSON}")
-        file_name = str(PurePosixPath("leftImg8bit", path.parent.relative_to(top).as_posix(), name.string))
+        file_name = str(PurePosixPath("leftImg8bit", path.parent.absolute().relative_to(top).as_posix(), name.string))
         size = (row.size("imgWidth"), row.size("imgHeight"))
         pictures.append(Picture(row, _image_id(name), file_name, size, name["city"], _scene(name)))
         boxes += [_json_box(entry, _image_id(name)) for entry in row.rows("objects")]
@@ -154,6 +154,7 @@ def _read_json(given: Given) -> Annotations:
 
 def _top(base: Path) -> Path:
     """The directory whose twin is ``leftImg8bit``: the base, one above it, or one in it."""
+    base = base.absolute()  # a relative path does not name the directories above it
     for directory in (base, *base.parents):
         if directory.name == _JSON_ROOT:
             return directory

@@ -47,7 +47,7 @@ def _read(given: Given) -> Annotations:
     pictures, boxes = [], []
     for path in tqdm(paths, "annotations", disable=None, leave=False):
         row = given.json(path)
-        place = path.absolute().relative_to(_root(given.base).absolute()).parts
+        place = path.absolute().relative_to(_root(given.base)).parts
         file_name = str(PurePosixPath(*_with_images(place)).with_suffix(".png"))
         image_id = file_name.removesuffix(".png").replace("/", "-")
         size = (row.size("imagewidth"), row.size("imageheight"))
@@ -58,7 +58,8 @@ def _read(given: Given) -> Annotations:
 
 def _root(base: Path) -> Path:
     """The directory that holds ``labels`` and ``img``, if the base lies inside labels; else the base."""
-    for directory in (base, *base.absolute().parents):
+    base = base.absolute()  # a relative path does not name the directories above it
+    for directory in (base, *base.parents):
         if directory.name == _LABELS:
             return directory.parent
     return base

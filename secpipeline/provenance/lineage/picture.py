@@ -7,7 +7,7 @@ what skips a layer is drawn from stage to stage, on rails above the cards.
 
 The SVG needs nothing from outside: no script, style sheet, font or link. Equal runs give equal bytes.
 
->>> runs = history.origins(history.makers("1004ff18e902"))              # doctest: +SKIP
+>>> runs = history.origins(makers(history, "1004ff18e902"))             # doctest: +SKIP
 >>> Path("lineage.svg").write_text(svg(history, runs, step_specs()))     # doctest: +SKIP
 """
 
@@ -20,7 +20,7 @@ from html import escape
 
 from secpipeline.errors import InputError
 from secpipeline.provenance.layout import StepSpec
-from secpipeline.provenance.trace import History, TracedRun
+from secpipeline.provenance.lineage.graph import History, TracedRun
 
 # All lengths are in pixels at natural size.
 _MARGIN, _GUTTER, _CARD, _GAP = 18, 34, 112, 20
