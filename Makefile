@@ -15,13 +15,13 @@ help:
 	@echo "make test       set up and run the tests (test-slow: the long ones)"
 	@echo "make lint       ruff, mypy, rendered files"
 	@echo "make ui         the Dagster web UI on http://127.0.0.1:3000"
-	@echo "make bench      the benchmarks"
+	@echo "make bench      the benchmarks that take minutes and need no GPU"
 	@echo "make lock       resolve the lock files anew"
 
 # The locks name everything that is installed: nothing is left to pip's resolver, and `pip check` tells if they do not.
 setup: $(VENV)/.ready $(DVC_VENV)/.ready
 
-$(VENV)/.ready: requirements.lock pyproject.toml
+$(VENV)/.ready: requirements.lock pyproject.toml secpipeline/_paired_sha256.c
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -54,8 +54,11 @@ lint: setup
 ui: setup
 	$(BIN)/python -m assets.ui
 
+# Those that take minutes at most and need no GPU.
+BENCHMARKS := detectors digests draw_scenes duplicates evidence label_evidence metrics
+
 bench: setup
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	for name in $(BENCHMARKS); do OMP_NUM_THREADS=1 $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

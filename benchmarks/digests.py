@@ -4,7 +4,8 @@ OMP_NUM_THREADS=1 python benchmarks/digests.py
 
 Makes 20,000 files of 100 kB in a temporary folder and removes them afterwards. All peers hash the same files out of
 the page cache, in turns, each in one thread unless the row says two; CPU time is that of the process. The wall ratio
-says something only where this script has the cores to itself: see the load.
+says something only where this script has the cores to itself: see the load. Ours hashes two files in lockstep where the
+extension was built and the processor has SHA instructions; "hashlib only" is what is left elsewhere.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import model_signing.hashing
 
 from secpipeline.digest_cache import DigestCache
 from secpipeline.digests import sha256_files
+from secpipeline.paired_sha256 import hashlib_alone, hashlib_pair, pairing
 
 SETTLING_SECONDS = 2.1  # a younger file is not recorded by a digest cache
 
@@ -57,6 +59,8 @@ def main() -> None:
         peers = {
             "ours, 1 thread": lambda: sha256_files(paths, threads=1, progress=False),
             "ours, 2 threads": lambda: sha256_files(paths, threads=2, progress=False),
+            "ours, hashlib only": lambda: hashlib_files(paths, threads=1),
+            "ours, hashlib only, 2 threads": lambda: hashlib_files(paths, threads=2),
             "bare system calls": lambda: list(bare_digests(paths)),
             "hashlib.file_digest": lambda: [file_digest(path) for path in paths],
             "model-signing, 1 thread": lambda: (
@@ -69,10 +73,11 @@ def main() -> None:
     megabytes = options.bytes / 1e6
     load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
     print(f"{options.files} files, {megabytes:.0f} MB, medians of {options.repeats} interleaved runs, {load}")
-    print(f"{'':<26} {'MB per CPU-second':>18} {'MB per second':>14}")
+    print(f"ours hashes {'with hashlib' if pairing() is hashlib_pair else 'two files in lockstep'}")
+    print(f"{'':<30} {'MB per CPU-second':>18} {'MB per second':>14}")
     for name in peers:
-        print(f"{name:<26} {megabytes / cpu[name]:18.0f} {megabytes / wall[name]:14.0f}")
-    print(f"{'ours, cache unchanged':<26} {fresh:.2f} s to hash and record, {again:.2f} s to open and verify again\n")
+        print(f"{name:<30} {megabytes / cpu[name]:18.0f} {megabytes / wall[name]:14.0f}")
+    print(f"{'ours, cache unchanged':<30} {fresh:.2f} s to hash and record, {again:.2f} s to open and verify again\n")
     for target in targets(cpu, wall):
         print(target)
 
@@ -94,6 +99,11 @@ def make_files(folder: Path, count: int, total: int) -> list[Path]:
 def file_digest(path: Path) -> str:
     with open(path, "rb") as file:  # noqa: PTH123 - the way of the documentation, and the fastest
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hashlib_files(paths: list[Path], threads: int) -> list[str]:
+    with hashlib_alone():
+        return sha256_files(paths, threads=threads, progress=False)
 
 
 def bare_digests(paths: list[Path]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from securesystemslib.signer import SSlibKey
 from secpipeline import runner
 from secpipeline.digests import sha256_file
 from secpipeline.errors import InputError
+from secpipeline.paired_sha256 import hashlib_alone
 from secpipeline.provenance import bundle
 from secpipeline.provenance.log import Checkpoint
 from secpipeline.provenance.memory import Memory
@@ -32,7 +33,8 @@ class Asked:
     Attributes
     ----------
     full
-        Hash every byte again, also of files that have not changed since they were last hashed.
+        Hash every byte again, also of files that have not changed since they were last hashed, and with hashlib alone,
+        whatever the other digests were made with.
     max_age
         How long ago the log or the channel may have been signed.
     at_least_version
@@ -150,12 +152,14 @@ def verify_everything(workspace: Workspace, asked: Asked | None = None) -> Verif
 
 def verify_channel(workspace: Workspace, name: str, asked: Asked) -> Report:
     """Verify what a channel serves."""
-    return deploy.verify_channel(workspace, name, at_least_version=asked.at_least_version, max_age=asked.max_age)
+    with hashlib_alone(asked.full):
+        return deploy.verify_channel(workspace, name, at_least_version=asked.at_least_version, max_age=asked.max_age)
 
 
 def verify_bundle(directory: Path, owners: Sequence[SSlibKey], asked: Asked) -> Named:
     """Verify a bundle, by the owners' public keys."""
-    return Named(str(directory), bundle.verify(directory, owners, asked.of_the_log(None)))
+    with hashlib_alone(asked.full):
+        return Named(str(directory), bundle.verify(directory, owners, asked.of_the_log(None)))
 
 
 def verify_target(workspace: Workspace, target: str, asked: Asked) -> Named:

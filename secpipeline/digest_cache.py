@@ -40,8 +40,9 @@ does no harm, because each of its entries still holds only for the file with tha
 What it does not protect from: whoever is root or holds the key, turns the clock back, mounts another disk in the
 place of this one, or writes to the raw disk; a page of the file that an attacker pinned for direct input that has not
 come yet; a kernel or a disk that lies, or loses bits silently; and bytes that change after the verification.
-``full=True`` reads every byte and so closes all of these but a lying kernel and the last. Verify in full before a
-deployment, and from time to time.
+``full=True`` reads every byte and so closes all of these but a lying kernel and the last. It hashes with hashlib alone,
+so what the extension module of :mod:`secpipeline.paired_sha256` said is checked by another implementation. Verify in
+full before a deployment, and from time to time.
 """
 
 from __future__ import annotations
@@ -58,8 +59,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from secpipeline.digests import StrPath, map_files, open_plain, read_through
+from secpipeline.digests import look_and_hash, open_plain
 from secpipeline.errors import InputError
+from secpipeline.paired_sha256 import hashlib_alone
 from secpipeline.store import write_atomic
 
 KEY_BYTES = 32
@@ -123,10 +125,10 @@ class DigestCache:
         How many files were answered from the cache and how many were read, since it was opened.
     """
 
-    def __init__(self, path: Path, key: bytes, host: Host, entries: dict[str, _Entry]) -> None:
+    def __init__(self, path: Path, key: bytes, host: Host, entries: dict[str, _Entry], *, full: bool = False) -> None:
         self.path = path
         self.hits = self.hashed = 0
-        self._key, self._host, self._entries = key, host, entries
+        self._key, self._host, self._entries, self._full = key, host, entries, full
 
     @classmethod
     def open(cls, path: Path, key: bytes, *, full: bool = False, host: Host | None = None) -> DigestCache:
@@ -139,7 +141,8 @@ class DigestCache:
         key
             32 secret bytes, kept outside every directory that is verified.
         full
-            Ignore what is recorded, read every byte, and let :meth:`save` write what was found instead.
+            Ignore what is recorded, read every byte, hash it with hashlib alone, and let :meth:`save` write what was
+            found instead.
         host
             By default the machine this runs on.
 
@@ -151,7 +154,7 @@ class DigestCache:
         if len(key) != KEY_BYTES:
             raise InputError(f"{path}: the key of a digest cache has {KEY_BYTES} bytes, not {len(key)}; make a new one")
         host = host or Host()
-        return cls(path, key, host, {} if full else _load(path, key, host.boot))
+        return cls(path, key, host, {} if full else _load(path, key, host.boot), full=full)
 
     def sha256(
         self, paths: Iterable[Path], threads: int | None = None, progress: bool | None = None
@@ -167,7 +170,8 @@ class DigestCache:
         paths = list(dict.fromkeys(paths))
         known = {path: digest for path in paths if (digest := self._recall(path))}
         unknown = [path for path in paths if path not in known]
-        found = map_files(self._observe, unknown, threads, progress)
+        with hashlib_alone(self._full):
+            found = look_and_hash(self._settled_identity, unknown, threads, progress)
         for path, (identity, digest) in zip(unknown, found, strict=True):
             known[path] = digest
             if identity:
@@ -201,16 +205,11 @@ class DigestCache:
             return ""
         return digest if _identity(status) == identity and status.st_dev in self._host.devices else ""
 
-    def _observe(self, path: StrPath) -> tuple[_Identity, str]:
-        """Hash a file; the identity is empty if the digest must not be recorded."""
-        digest, latest = hashlib.sha256(), self._host.now() - _SETTLED_NS
-        descriptor, status = open_plain(path)
-        try:
-            settled = status.st_ctime_ns <= latest and status.st_dev in self._host.devices and _no_writer(descriptor)
-            read_through(descriptor, path, status.st_size, digest.update)
-        finally:
-            os.close(descriptor)
-        return _identity(status) if settled else (), digest.hexdigest()
+    def _settled_identity(self, descriptor: int, status: os.stat_result) -> _Identity:
+        """What to record the digest of an open, unread file under; empty if it must not be recorded."""
+        latest = self._host.now() - _SETTLED_NS
+        settled = status.st_ctime_ns <= latest and status.st_dev in self._host.devices and _no_writer(descriptor)
+        return _identity(status) if settled else ()
 
 
 def _load(path: Path, key: bytes, boot: str) -> dict[str, _Entry]:

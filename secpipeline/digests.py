@@ -4,11 +4,13 @@
 >>> sha256_bytes(canonical_json({"b": 1, "a": [True, None]}))[:12]
 'b7c64ebef429'
 
-Every file is opened without following a link and without waiting for a pipe's writer, and read exactly once.
+Every file is opened without following a link and without waiting for a pipe's writer, and read exactly once. Many files
+are hashed two at a time where that is quicker, see :mod:`secpipeline.paired_sha256`.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -19,17 +21,23 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from secpipeline.errors import InputError, IntegrityError, SecpipelineError
+from secpipeline.paired_sha256 import Pairing, Reading, pairing, reading
 
 StrPath = str | os.PathLike[str]
 _T = TypeVar("_T")
+Look = Callable[[int, os.stat_result], _T]
+# What was seen of a file, and its bytes in the buffer that was given or, if they do not fit, their digest.
+_Read = Callable[[StrPath, memoryview], tuple[_T, memoryview | str]]
 
 _BUFFER_BYTES = 512 << 10  # few system calls, yet hashed out of the processor's second-level cache
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _CHUNK_FILES = 64  # a future for every small file would cost as much as its digest
+_SOMETHING_ELSE = "it is something else"
 _MOST_THREADS = 8  # opening files holds the interpreter lock, so more threads than this gain nothing
 
 # Copying a fresh hash is quicker than asking OpenSSL for a new one, which looks the algorithm up every time.
@@ -123,7 +131,101 @@ def sha256_files(paths: Iterable[StrPath], threads: int | None = None, progress:
     InputError, FileChanged
         As :func:`sha256_file`, for the first file in order that cannot be hashed.
     """
-    return map_files(sha256_file, paths, threads, progress)
+    extension_reads = reading()
+    if extension_reads is None:
+        found = look_and_hash(_look_at_nothing, paths, threads, progress)
+    else:
+        found = _hash_files(partial(_read_at_once, extension_reads), paths, threads, progress)
+    return [digest for _, digest in found]
+
+
+def look_and_hash(
+    look: Look[_T], paths: Iterable[StrPath], threads: int | None = None, progress: bool | None = None
+) -> list[tuple[_T, str]]:
+    """SHA-256 of many files, each with what ``look`` says about it, in their order.
+
+    Parameters
+    ----------
+    look
+        Is given the descriptor and the status of a file that was just opened, before anything of it is read.
+    paths, threads, progress
+        As :func:`map_files`.
+
+    Raises
+    ------
+    InputError, FileChanged
+        As :func:`sha256_file`, for the first file in order that cannot be hashed.
+    """
+    return _hash_files(partial(_look_and_read, look), paths, threads, progress)
+
+
+def _look_at_nothing(descriptor: int, status: os.stat_result) -> None:
+    pass
+
+
+def _look_and_read(look: Look[_T], path: StrPath, buffer: memoryview) -> tuple[_T, memoryview | str]:
+    descriptor, status = open_plain(path)
+    try:
+        seen = look(descriptor, status)
+        if status.st_size < _BUFFER_BYTES:
+            return seen, _read_whole(descriptor, path, status.st_size, buffer)
+        digest = _FRESH.copy()
+        read_through(descriptor, path, status.st_size, digest.update)
+        return seen, digest.hexdigest()
+    finally:
+        os.close(descriptor)
+
+
+def _read_at_once(extension_reads: Reading, path: StrPath, buffer: memoryview) -> tuple[None, memoryview | str]:
+    """As :func:`_look_and_read`, all without the interpreter lock, so nothing of Python can look in between."""
+    error = errno.EINTR
+    while error == errno.EINTR:
+        error, mode, size, count = extension_reads(path, _OPEN_FLAGS, buffer)
+    if error:
+        reason = os.strerror(error)
+        raise _unreadable(path, reason) from OSError(error, reason, os.fspath(path))
+    if not stat.S_ISREG(mode):
+        raise _unreadable(path, _SOMETHING_ELSE)
+    if size >= _BUFFER_BYTES:
+        return None, sha256_file(path)
+    if count != size:
+        raise FileChanged(path, size, count)
+    return None, buffer[:count]
+
+
+def _hash_files(
+    read: _Read[_T], paths: Iterable[StrPath], threads: int | None, progress: bool | None
+) -> list[tuple[_T, str]]:
+    pair = pairing()
+    return _map_runs(partial(_hash_run, read, pair), paths, threads, progress)
+
+
+def _hash_run(read: _Read[_T], pair: Pairing, paths: Sequence[StrPath]) -> list[tuple[_T, str]]:
+    """Files that fit a buffer are read one after the other and hashed in pairs, longer ones by hashlib alone.
+
+    A file is read to its end before the next is opened, so the first that fails in order is the one that is reported.
+    """
+    seen: list[_T] = []
+    digests = [""] * len(paths)
+    waiting: tuple[int, memoryview] | None = None  # a file that was read and has no partner yet
+    buffers = _take_buffer(), _take_buffer()
+    try:
+        for index, path in enumerate(paths):
+            said, data = read(path, buffers[waiting is not None])
+            seen.append(said)
+            if isinstance(data, str):
+                digests[index] = data
+            elif waiting is None:
+                waiting = index, data
+            else:
+                earlier, earlier_data = waiting
+                waiting = None
+                digests[earlier], digests[index] = (found.hex() for found in pair(earlier_data, data))
+        if waiting is not None:
+            digests[waiting[0]] = hashlib.sha256(waiting[1]).hexdigest()
+    finally:
+        _spare_buffers.extend(buffers)
+    return list(zip(seen, digests, strict=True))
 
 
 def map_files(
@@ -150,18 +252,23 @@ def map_files(
     Exception
         The first that ``function`` raises, in the order of ``paths``; what has not begun by then is not begun.
     """
+    return _map_runs(lambda run: [function(path) for path in run], paths, threads, progress)
+
+
+def _map_runs(
+    function: Callable[[Sequence[StrPath]], list[_T]],
+    paths: Iterable[StrPath],
+    threads: int | None,
+    progress: bool | None,
+) -> list[_T]:
     paths = list(paths)
     threads = _default_threads() if threads is None else threads
-    step = max(1, min(_CHUNK_FILES, len(paths) // (4 * threads)))
-    chunks = [paths[start : start + step] for start in range(0, len(paths), step)]
-
-    def run(chunk: Sequence[StrPath]) -> list[_T]:
-        return [function(path) for path in chunk]
-
-    if threads == 1 or len(chunks) < 2:
-        return _gather(map(run, chunks), len(paths), progress)
+    step = max(1, min(_CHUNK_FILES, len(paths) // (8 * threads) * 2))  # even: files are hashed in pairs
+    runs = [paths[start : start + step] for start in range(0, len(paths), step)]
+    if threads == 1 or len(runs) < 2:
+        return _gather(map(function, runs), len(paths), progress)
     with ThreadPoolExecutor(threads) as pool:
-        return _gather(pool.map(run, chunks), len(paths), progress)
+        return _gather(pool.map(function, runs), len(paths), progress)
 
 
 def _gather(parts: Iterator[list[_T]], total: int, progress: bool | None) -> list[_T]:
@@ -202,16 +309,12 @@ def open_plain(path: StrPath) -> tuple[int, os.stat_result]:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise _unreadable(path, "it is something else")
+        raise _unreadable(path, _SOMETHING_ELSE)
     return descriptor, status
 
 
 def read_through(descriptor: int, path: StrPath, size: int, *updates: Callable[[memoryview], object]) -> None:
     """Read a file from its position to its end and hand every part to each of ``updates``.
-
-    The buffers are kept, because the first touch of a new one costs more than hashing a small file, and start on a
-    page, because some processors copy into such several times faster than into a ``bytearray``. They are private: one
-    that a forked process shared would mix the two processes' files.
 
     Parameters
     ----------
@@ -231,10 +334,7 @@ def read_through(descriptor: int, path: StrPath, size: int, *updates: Callable[[
     InputError
         If the bytes cannot be read.
     """
-    try:
-        buffer = _spare_buffers.pop()
-    except IndexError:
-        buffer = memoryview(mmap.mmap(-1, _BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    buffer = _take_buffer()
     target, total, count = (buffer,), 0, _BUFFER_BYTES
     try:
         # At the expected size a part-filled buffer proves the end; a full one must be followed by an empty read.
@@ -250,6 +350,33 @@ def read_through(descriptor: int, path: StrPath, size: int, *updates: Callable[[
         _spare_buffers.append(buffer)
     if total != size:
         raise FileChanged(path, size, total)
+
+
+def _read_whole(descriptor: int, path: StrPath, size: int, buffer: memoryview) -> memoryview:
+    """The ``size`` bytes of a file, fewer than a buffer has; raises as :func:`read_through`."""
+    try:
+        count = total = os.readv(descriptor, (buffer,))
+        while count and total < size:
+            count = os.readv(descriptor, (buffer[total:],))
+            total += count
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from error
+    if total != size:
+        raise FileChanged(path, size, total)
+    return buffer[:total]
+
+
+def _take_buffer() -> memoryview:
+    """A buffer of the caller's own, until it is appended to the spare ones.
+
+    The buffers are kept, because the first touch of a new one costs more than hashing a small file, and start on a
+    page, because some processors copy into such several times faster than into a ``bytearray``. They are private: one
+    that a forked process shared would mix the two processes' files.
+    """
+    try:
+        return _spare_buffers.pop()
+    except IndexError:
+        return memoryview(mmap.mmap(-1, _BUFFER_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
 
 def _unreadable(path: StrPath, reason: str | None) -> InputError:

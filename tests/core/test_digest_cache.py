@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secpipeline import digest_cache
+from secpipeline import digest_cache, paired_sha256
 from secpipeline.digest_cache import DigestCache, Host
 from secpipeline.errors import InputError
+from secpipeline.paired_sha256 import HASHLIB_VARIABLE, hashlib_pair, pairing
 
 KEY = bytes(range(32))
 SECOND = 1_000_000_000
@@ -61,6 +62,16 @@ class Place:
         found = cache.sha256([path for path in self.paths if path.exists()])
         cache.save()
         return found, (cache.hits, cache.hashed)
+
+
+@pytest.fixture(scope="module", autouse=True, params=["hashlib", "extension"])
+def engine(request):
+    """Everything holds whatever hashes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HASHLIB_VARIABLE, "1" if request.param == "hashlib" else "")
+        if request.param == "extension" and pairing() is hashlib_pair:
+            pytest.skip("the extension was not built or does not run here")
+        yield request.param
 
 
 @pytest.fixture
@@ -239,6 +250,23 @@ def test_a_full_run_reads_every_byte_and_records_what_it_found(place):
     place.cache.write_bytes(lying)
     assert place.run(full=True) == (true_digests(place.paths), (0, 3))
     assert place.run() == (true_digests(place.paths), (3, 0))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_full_run_asks_hashlib_alone_and_so_finds_out_a_lying_extension(place, monkeypatch, threads):
+    place.paths += [place.directory / f"{number}" for number in range(40)]
+    for path in place.paths:
+        path.write_text(path.name)
+    monkeypatch.setenv(HASHLIB_VARIABLE, "")
+    monkeypatch.setattr(paired_sha256, "_trusted_extension", lambda: lambda first, second: (b"\xff" * 32, b"\xee" * 32))
+
+    def digests(**options):
+        cache = DigestCache.open(place.cache, KEY, host=place.host, **options)
+        return cache.sha256(place.paths, threads)
+
+    assert set(digests().values()) >= {"ff" * 32, "ee" * 32}
+    assert digests(full=True) == true_digests(place.paths)
+    assert set(digests().values()) >= {"ff" * 32, "ee" * 32}
 
 
 def test_no_flipped_bit_and_no_cut_leads_to_a_wrong_digest(place):

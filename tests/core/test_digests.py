@@ -1,13 +1,18 @@
+import contextlib
 import doctest
+import errno
 import hashlib
 import json
 import os
 import random
 import socket
+import stat
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
@@ -19,6 +24,7 @@ from secpipeline.digests import (
     canonical_json,
     check_name,
     file_digests,
+    look_and_hash,
     manifest_bytes,
     map_files,
     open_plain,
@@ -29,6 +35,7 @@ from secpipeline.digests import (
     tree_files,
 )
 from secpipeline.errors import InputError, IntegrityError
+from secpipeline.paired_sha256 import HASHLIB_VARIABLE, hashlib_pair, pairing
 from secpipeline.store import Store
 
 json_values = st.recursive(
@@ -43,6 +50,16 @@ sizes = st.builds(
     st.sampled_from([0, 2048, 4096, 64 << 10, 128 << 10, 256 << 10, 512 << 10, 1 << 20]),
     st.integers(-2, 2),
 )
+
+
+@pytest.fixture(scope="module", autouse=True, params=["hashlib", "extension"])
+def engine(request):
+    """Everything holds whatever hashes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(HASHLIB_VARIABLE, "1" if request.param == "hashlib" else "")
+        if request.param == "extension" and pairing() is hashlib_pair:
+            pytest.skip("the extension was not built or does not run here")
+        yield request.param
 
 
 def test_text_that_is_no_unicode_is_named():
@@ -94,6 +111,15 @@ def test_many_files_equal_one_by_one_in_any_thread_count(place, lengths, threads
     paths *= repeats
     assert sha256_files(paths, threads) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     assert sha256_files(iter(paths)) == [sha256_file(path) for path in paths]
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(sizes, min_size=2, max_size=9), st.integers(1, 2))
+def test_files_of_any_size_are_hashed_in_pairs(place, lengths, threads):
+    paths = [place / f"pair-{number}" for number in range(len(lengths))]
+    for number, (path, length) in enumerate(zip(paths, lengths, strict=True)):
+        path.write_bytes(noise(length, number))
+    assert sha256_files(paths, threads) == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
@@ -185,6 +211,122 @@ def test_a_file_whose_size_changes_while_it_is_read_has_no_digest(tmp_path, leng
             assert digest.hexdigest() == sha256_file(path)
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("length", "change"),
+    [
+        *((length, change) for length in (1000, (512 << 10) - 1, 512 << 10) for change in (-1, 1, 512 << 10)),
+        *((0, change) for change in (1, 512 << 10)),
+    ],
+)
+@pytest.mark.parametrize("changed", [0, 1, 2])
+def test_a_file_that_changes_among_many_is_named_before_a_later_one_that_is_missing(tmp_path, length, change, changed):
+    """The change comes after the file was opened and before it is read."""
+    paths = [tmp_path / name for name in "abcd"]
+    for path in paths[:3]:
+        path.write_bytes(noise(length))
+
+    def look(descriptor, status):
+        if status.st_ino == paths[changed].stat().st_ino:
+            os.truncate(paths[changed], length + change)
+
+    with pytest.raises(FileChanged, match=rf"/{'abc'[changed]}: had {length} bytes .* changed"):
+        look_and_hash(look, paths, threads=1)
+    with pytest.raises(InputError, match=r"/d: .*No such file"):
+        look_and_hash(lambda descriptor, status: None, paths, threads=1)
+
+
+def test_a_file_that_comes_in_small_parts_is_read_to_its_end(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in "abc"]
+    for number, path in enumerate(paths):
+        path.write_bytes(noise(3000, number))
+    readv = os.readv
+    monkeypatch.setattr(os, "readv", lambda descriptor, buffers: readv(descriptor, [buffers[0][:700]]))
+    found = look_and_hash(lambda descriptor, status: None, paths, threads=1)
+    assert found == [(None, hashlib.sha256(noise(3000, number)).hexdigest()) for number in range(3)]
+
+
+def test_every_name_is_hashed_and_a_zero_byte_in_one_is_no_name(tmp_path):
+    names = [b"two\nlines", b"\xff no UTF-8", b" ", "\u00e9".encode()]
+    paths = [os.path.join(os.fsencode(tmp_path), name) for name in names]  # noqa: PTH118 - bytes
+    for path in paths:
+        Path(os.fsdecode(path)).write_bytes(path)
+    expected = [hashlib.sha256(path).hexdigest() for path in paths]
+    for spell in (bytes, os.fsdecode, lambda path: Path(os.fsdecode(path))):
+        assert sha256_files([spell(path) for path in paths]) == expected
+    with pytest.raises(ValueError, match="embedded null byte"):
+        sha256_files([paths[0], "a\0b"])
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="there is no /proc")
+def test_a_file_that_gives_more_than_its_size_is_named_before_a_later_one_that_is_missing(tmp_path):
+    (tmp_path / "first").write_bytes(b"x")
+    with pytest.raises(FileChanged, match="/proc/version: had 0 bytes and gave"):
+        sha256_files([tmp_path / "first", Path("/proc/version"), tmp_path / "missing"], threads=1)
+
+
+def test_a_file_that_grows_is_refused_or_hashed_as_it_was_at_one_moment(tmp_path):
+    path, chunk = tmp_path / "file", b"z" * 4096  # a page: it comes whole
+    moments = {hashlib.sha256(chunk * count).hexdigest() for count in range(101)}
+    path.write_bytes(b"")
+
+    def grow():
+        with path.open("ab", buffering=0) as file:
+            for _ in range(100):
+                file.write(chunk)
+                time.sleep(0.0005)
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    while writer.is_alive():
+        with contextlib.suppress(FileChanged):
+            assert set(sha256_files([path, path], threads=1)) <= moments
+    writer.join()
+    assert sha256_files([path], threads=1) == [hashlib.sha256(chunk * 100).hexdigest()]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_named_with_its_cause(tmp_path):
+    (tmp_path / "file").touch(mode=0)
+    with pytest.raises(InputError, match=r"/file: .*Permission denied") as refusal:
+        sha256_files([tmp_path / "file"])
+    assert isinstance(refusal.value.__cause__, PermissionError)
+
+
+def test_an_interrupted_read_is_done_again_and_a_short_one_is_refused(tmp_path, monkeypatch):
+    answers = [(errno.EINTR, 0, 0, 0), (errno.EINTR, 0, 0, 0), (0, stat.S_IFREG, 3, 3), (0, stat.S_IFREG, 3, 2)]
+    monkeypatch.setattr(digests, "reading", lambda: lambda path, flags, buffer: answers.pop(0))
+    assert len(sha256_files([tmp_path / "file"], threads=1)) == 1
+    with pytest.raises(FileChanged, match="/file: had 3 bytes and gave 2"):
+        sha256_files([tmp_path / "file"], threads=1)
+    assert not answers
+
+
+def test_what_looks_sees_every_file_open_and_unread(tmp_path):
+    paths = [tmp_path / name for name in "abcde"]
+    for number, path in enumerate(paths):
+        path.write_bytes(noise(400_000 * (number + 1) // 3, number))
+
+    def look(descriptor, status):
+        assert os.lseek(descriptor, 0, os.SEEK_CUR) == 0
+        assert os.fstat(descriptor) == status
+        return status.st_size
+
+    expected = [(path.stat().st_size, sha256_file(path)) for path in paths]
+    assert look_and_hash(look, paths, threads=1) == expected
+
+
+def test_no_descriptor_is_left_open(tmp_path):
+    paths = [tmp_path / f"{number}" for number in range(40)]
+    for path in paths:
+        path.write_bytes(b"x")
+    paths[33].unlink()
+    before = len([*Path("/proc/self/fd").iterdir()])
+    for _ in range(3):
+        with pytest.raises(InputError):
+            sha256_files(paths, threads=1)
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 def test_a_file_that_grows_for_ever_is_given_up(tmp_path):
