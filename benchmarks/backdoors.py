@@ -29,6 +29,7 @@ from secpipeline.detection import metrics, registry
 from secpipeline.detection.inference import predict
 from secpipeline.detection.recipes import load_recipe
 from secpipeline.detection.training import train
+from secpipeline.judging import out_of_fold
 from secpipeline.poisoning import folds
 from secpipeline.poisoning.backdoors import (
     Backdoor,
@@ -42,7 +43,6 @@ from secpipeline.poisoning.backdoors import (
 )
 from secpipeline.poisoning.hidden_triggers import shared_pattern
 from secpipeline.poisoning.triggers import find_triggers
-from secpipeline.stages.audit_labels import out_of_fold
 from secpipeline.store import write_atomic
 
 ROOT = Path(__file__).parents[1]

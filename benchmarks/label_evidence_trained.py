@@ -5,12 +5,14 @@ OMP_NUM_THREADS=1 python benchmarks/label_evidence_trained.py --quick    # two m
 
 For each data seed and kind of error a synthetic release of its own is drawn (8 sources), 5 % of one source's boxes are
 spoiled, judges are trained on whole-source folds and the labels audited, by the code of the stages. The result of each
-is a file in --out; those that are there are not made again, so a run that was stopped goes on. The printed tables are
-Markdown, over all seeds asked for. The kind "none" spoils nothing and shows how many honest images are held.
+is a file in --out; those that are there are not made again, so a run that was stopped goes on. So do the judges'
+predictions: with --judge-only a machine with accelerators makes them alone, and one without audits them. The printed
+tables are Markdown, over all seeds asked for. The kind "none" spoils nothing and shows how many honest images are held.
 """
 
 import argparse
 import dataclasses
+import io
 import itertools
 import json
 import multiprocessing
@@ -22,27 +24,30 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from secpipeline.datasets import formats
 from secpipeline.datasets.deliveries import deliver
 from secpipeline.datasets.geometry import overlap
-from secpipeline.datasets.loading import load
+from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release, write_release
 from secpipeline.datasets.splits import assign_splits
 from secpipeline.datasets.synthetic import SceneSpec
 from secpipeline.datasets.tables import CORNERS
 from secpipeline.detection import metrics
-from secpipeline.detection.recipes import load_recipe
+from secpipeline.detection.acceleration import take_turn
+from secpipeline.detection.recipes import Recipe, load_recipe
 from secpipeline.digests import sha256_file
 from secpipeline.drills.attacks import BY_NAME, LABEL_SHARE, SOURCE
+from secpipeline.judging import out_of_fold
 from secpipeline.poisoning.audit import audit_labels
 from secpipeline.poisoning.cleanlab_scores import Collected, box_scores
 from secpipeline.poisoning.folds import assign_folds
 from secpipeline.poisoning.fusion import fuse, judges_of
 from secpipeline.poisoning.label_scores import LABEL_KINDS
 from secpipeline.poisoning.pairs import judge
-from secpipeline.stages.audit_labels import out_of_fold
 from secpipeline.store import write_atomic
 
 ROOT = Path(__file__).parents[1]
@@ -72,13 +77,14 @@ def main() -> None:
     wanted = [(seed, kind) for seed in options.seeds for kind in options.kinds]
     files = {(seed, kind): options.out / f"{seed}-{kind}.json" for seed, kind in wanted}
     missing = [case for case, path in files.items() if not kept(path, setting)]
-    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        jobs = {pool.submit(trial, *case, options.recipe, setting): case for case in missing}
+    options.out.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.jobs, context, take_turn, (context.Value("i", 0),)) as pool:
+        jobs = {pool.submit(trial, *case, options.recipe, setting, files[case], options.judge_only) for case in missing}
         for job in as_completed(jobs):
-            found, path = job.result(), files[jobs[job]]
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, (json.dumps({"setting": setting, **found}, indent=1) + "\n").encode())
-            print(f"{path}: {found['CPU seconds']} CPU seconds", file=sys.stderr, flush=True)
+            print(job.result(), file=sys.stderr, flush=True)
+    if options.judge_only:
+        return
     report([json.loads(path.read_text()) for path in files.values()])
 
 
@@ -92,6 +98,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=[*KINDS, NOTHING], default=list(KINDS))
     parser.add_argument("--scenes", type=int, default=150, help=f"of each source, {FRAMES} frames each")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--judge-only", action="store_true", help="train judges, keep what they see, audit nothing")
     parser.add_argument("--out", type=Path, help="keeps the results; build/label-evidence by default")
     parser.add_argument("--quick", action="store_true", help="one seed, few scenes, weak judges: only whether it runs")
     options = parser.parse_args()
@@ -110,8 +117,8 @@ def kept(path: Path, setting: dict) -> bool:
     return True
 
 
-def trial(seed: int, kind: str, recipe_file: Path, setting: dict) -> dict:
-    """Draw, spoil, train judges, audit and measure."""
+def trial(seed: int, kind: str, recipe_file: Path, setting: dict, path: Path, judge_only: bool) -> str:
+    """Draw, spoil, train judges, audit, measure and write to ``path``; what it cost, in words."""
     torch.set_num_threads(1)
     recipe = dataclasses.replace(load_recipe(recipe_file), epochs=setting["epochs"])
     height, width = recipe.input_size
@@ -119,13 +126,37 @@ def trial(seed: int, kind: str, recipe_file: Path, setting: dict) -> dict:
     with tempfile.TemporaryDirectory(prefix="secpipeline-labels-") as directory:
         release, planted = draw(Path(directory), spec, kind)
         data = load(release, release.images["image_id"].tolist(), recipe.input_size)
-        assigned = assign_folds(release.images, setting["folds"], AUDIT_SEED).to_numpy()
-        started = time.process_time()
-        predictions = out_of_fold(data, assigned, recipe, Path(directory) / "resume", setting["judges"])
-        judging = time.process_time() - started
+        predictions, seconds = judged(release.images, data, recipe, setting, path.with_suffix(".parquet"))
+    if judge_only:
+        return f"{path.with_suffix('.parquet')}: {seconds} CPU seconds"
+    started = time.process_time()
     found = measure(release.images, data.boxes, predictions, planted, kind)
-    seconds = {"judges": round(judging), "audit": round(time.process_time() - started - judging)}
-    return {"seed": seed, "kind": kind, **found, "CPU seconds": seconds}
+    cost = {"judges": seconds, "audit": round(time.process_time() - started)}
+    result = {"setting": setting, "seed": seed, "kind": kind, **found, "CPU seconds": cost}
+    write_atomic(path, (json.dumps(result, indent=1) + "\n").encode())
+    return f"{path}: {cost} CPU seconds"
+
+
+def judged(images: pd.DataFrame, data: Pixels, recipe: Recipe, setting: dict, path: Path) -> tuple[pd.DataFrame, int]:
+    """What the judges see, from the file if it is there, and the CPU seconds that it took."""
+    made_of = json.dumps(setting, sort_keys=True)
+    if path.is_file():
+        table = pq.read_table(path)
+        facts = table.schema.metadata
+        if facts[b"setting"].decode() != made_of:
+            sys.exit(f"{path}: was made with another recipe or other options; give another --out, or delete it")
+        return table.to_pandas(), int(facts[b"seconds"])
+    assigned = assign_folds(images, setting["folds"], AUDIT_SEED).to_numpy()
+    started = time.process_time()
+    with tempfile.TemporaryDirectory(prefix="secpipeline-judges-") as resume:
+        predictions = out_of_fold(data, assigned, recipe, Path(resume), setting["judges"])
+    seconds = round(time.process_time() - started)
+    table = pa.Table.from_pandas(predictions, preserve_index=False)
+    facts = {**(table.schema.metadata or {}), "setting": made_of, "seconds": str(seconds)}
+    stream = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata(facts), stream, compression="zstd")
+    write_atomic(path, stream.getvalue())
+    return predictions, seconds
 
 
 def draw(directory: Path, spec: SceneSpec, kind: str) -> tuple[Release, pd.DataFrame]:

@@ -1,4 +1,4 @@
-"""What makes a training step faster without changing what it computes: precision, compilation, cuDNN's own trials.
+"""What makes training faster without changing what it computes: precision, compilation, cuDNN's trials, more devices.
 
 >>> with mixed_precision("float32", torch.device("cpu")):
 ...     torch.is_autocast_enabled("cpu")
@@ -9,10 +9,26 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from multiprocessing.sharedctypes import Synchronized
 
 import torch
 
 from secpipeline.detection.interface import Detector
+
+
+def take_turn(turn: Synchronized[int]) -> None:
+    """In one of several processes that work side by side: default to the next of this machine's CUDA devices.
+
+    Parameters
+    ----------
+    turn
+        Counts the processes that have had theirs; shared by all of them.
+    """
+    with turn.get_lock():
+        number = turn.value
+        turn.value += 1
+    if torch.cuda.is_available():
+        torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def mixed_precision(precision: str, device: torch.device) -> torch.autocast:

@@ -88,6 +88,7 @@ class BroughtDetector(Detector):
     """
 
     name: str  # type: ignore[misc] # of the object: one class serves every brought network
+    placing: ClassVar[tuple[str, ...]] = ("box",)
     not_exportable: ClassVar[str] = "it came as ONNX: deploy the file it came as"
 
     def __init__(self, name: str, config: dict[str, Any], adapter: Adapter) -> None:
@@ -126,7 +127,9 @@ class BroughtDetector(Detector):
         height, width = images.shape[-2:]
         if (height, width) != self.adapter.size:
             raise InputError(f"{self.name}: images of {height} × {width}; it takes {self.adapter.size}")
-        boxes, scores = self.adapter.decode(self.outputs(self.adapter.prepare(images)))
+        decoded = self.adapter.decode(self.outputs(self.adapter.prepare(images)))
+        # An adapter may well make its grid on the processor.
+        boxes, scores = (part.to(images.device) for part in decoded)
         if scores.shape != boxes.shape[:-1] or boxes.shape[-1] != 4 or len(boxes) != len(images) or boxes.dim() != 3:
             raise InputError(
                 f"{self.name}: its adapter decodes to boxes {tuple(boxes.shape)} and scores {tuple(scores.shape)}; "

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -68,8 +68,8 @@ class CspTargets(TensorTargets):
     counted: Tensor
 
 
-def encode(truth: Sequence[Truth], height: int, width: int) -> CspTargets:
-    """Targets of images of (height, width) pixels, both multiples of 16.
+def encode(truth: Sequence[Truth], height: int, width: int, device: torch.device | None = None) -> CspTargets:
+    """Targets of images of (height, width) pixels, both multiples of 16, on ``device`` or the processor.
 
     Raises
     ------
@@ -78,44 +78,90 @@ def encode(truth: Sequence[Truth], height: int, width: int) -> CspTargets:
     """
     if height % 16 or width % 16:
         raise InputError(f"a frame of {height} × {width} pixels: both must be multiples of 16")
-    count, rows, columns = len(truth), height // STRIDE, width // STRIDE
-    centre = np.zeros((count, rows, columns), np.float32)
-    positive = np.zeros((count, rows, columns), bool)
-    scale = np.zeros((count, 2, rows, columns), np.float32)
-    offset = np.zeros((count, 2, rows, columns), np.float32)
-    counted = np.ones((count, rows, columns), bool)
-    for index, people in enumerate(truth):
-        for x1, y1, x2, y2 in people.ignore / STRIDE:
-            counted[index, max(0, int(y1)) : math.ceil(y2), max(0, int(x1)) : math.ceil(x2)] = False
-        # The nearest, largest person wins a cell that two share.
-        for box in sorted(people.boxes.tolist(), key=lambda b: b[3] - b[1]):
-            _place(box, centre[index], positive[index], scale[index], offset[index])
-    counted |= positive
-    return CspTargets(*(torch.from_numpy(a) for a in (centre, positive, scale, offset, counted)))
+    rows, columns = height // STRIDE, width // STRIDE
+    shape = (len(truth), rows, columns)
+    # The nearest, largest person comes last and wins a cell that two share.
+    image, people = _listed([_smallest_first(people.boxes) for people in truth])
+    cells, tops, sides = _cells(people, rows, columns)
+    last = _last_of_each((image * rows + cells[:, 1]) * columns + cells[:, 0])
+
+    def there(values: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(values).to(device)
+
+    which, row, column = (there(index[last]) for index in (image, cells[:, 1], cells[:, 0]))
+    centre = _heat(there(image), there(tops), there(sides), shape)
+    centre[which, row, column] = 1
+    positive = torch.zeros(shape, dtype=torch.bool, device=device)
+    positive[which, row, column] = True
+    scale, offset = (torch.zeros((len(truth), 2, rows, columns), device=device) for _ in range(2))
+    sizes = np.log((people[last, 2:] - people[last, :2]) * STRIDE)
+    scale[which, :, row, column] = there(sizes[:, ::-1].astype(np.float32))
+    offset[which, :, row, column] = there((_middle(people) - cells)[last].astype(np.float32))
+    counted = ~_covered([people.ignore for people in truth], shape, there) | positive
+    return CspTargets(centre, positive, scale, offset, counted)
 
 
-def _place(
-    box: Sequence[float],
-    centre: NDArray[np.float32],
-    positive: NDArray[np.bool_],
-    scale: NDArray[np.float32],
-    offset: NDArray[np.float32],
-) -> None:
-    x1, y1, x2, y2 = (value / STRIDE for value in box)
-    rows, columns = centre.shape
-    cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
-    column, row = min(columns - 1, max(0, int(cx))), min(rows - 1, max(0, int(cy)))
-    top, bottom = max(0, int(y1)), min(rows, math.ceil(y2))
-    left, right = max(0, int(x1)), min(columns, math.ceil(x2))
-    sx, sy = max(0.6, _SIGMA * (x2 - x1) * 2), max(0.6, _SIGMA * (y2 - y1))
-    across = np.exp(-(((np.arange(left, right) - column) / sx) ** 2) / 2)
-    down = np.exp(-(((np.arange(top, bottom) - row) / sy) ** 2) / 2)
-    window = centre[top:bottom, left:right]
-    np.maximum(window, (down[:, None] * across[None]).astype(np.float32), out=window)
-    centre[row, column] = 1
-    positive[row, column] = True
-    scale[:, row, column] = math.log((y2 - y1) * STRIDE), math.log((x2 - x1) * STRIDE)
-    offset[:, row, column] = cx - column, cy - row
+def _listed(boxes: Sequence[NDArray[np.float32]]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The boxes of all images in a row, in cells, and the image of each."""
+    image = np.repeat(np.arange(len(boxes)), np.array([len(one) for one in boxes], np.int64))
+    rows = [np.asarray(one, np.float64).reshape(-1, 4) for one in boxes]
+    return image, np.concatenate([np.zeros((0, 4)), *rows]) / STRIDE
+
+
+def _smallest_first(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    tall = np.asarray(boxes, np.float64)
+    return boxes[np.argsort(tall[:, 3] - tall[:, 1], kind="stable")]
+
+
+def _middle(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
+
+
+def _cells(
+    people: NDArray[np.float64], rows: int, columns: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Column and row of each person's centre (n, 2), and its Gaussian down (n, rows) and across (n, columns)."""
+    cells = np.clip(np.trunc(_middle(people)), 0, [columns - 1, rows - 1]).astype(np.int64)
+    sides = _profile(people[:, 0], people[:, 2], cells[:, 0], 2 * _SIGMA, columns)
+    tops = _profile(people[:, 1], people[:, 3], cells[:, 1], _SIGMA, rows)
+    return cells, tops, sides
+
+
+def _profile(
+    start: NDArray[np.float64], end: NDArray[np.float64], centre: NDArray[np.int64], sigma: float, count: int
+) -> NDArray[np.float64]:
+    """A Gaussian around each centre along ``count`` cells, 0 outside the person; (n, count)."""
+    cell = np.arange(count)
+    width = np.maximum(0.6, sigma * (end - start))[:, None]
+    inside = (cell >= np.trunc(start)[:, None]) & (cell < np.ceil(end)[:, None])
+    profile: NDArray[np.float64] = np.exp(-(((cell - centre[:, None]) / width) ** 2) / 2) * inside
+    return profile
+
+
+def _last_of_each(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each number occurs last."""
+    found: NDArray[np.int64] = len(numbers) - 1 - np.unique(numbers[::-1], return_index=True)[1]
+    return found
+
+
+def _heat(image: Tensor, tops: Tensor, sides: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """The highest Gaussian at every cell (B, h, w), of n people's profiles down and across."""
+    people = (tops[:, :, None] * sides[:, None, :]).float().flatten(1)
+    heat = torch.zeros((shape[0], shape[1] * shape[2]), device=people.device)
+    return heat.scatter_reduce_(0, image[:, None].expand_as(people), people, "amax").view(shape)
+
+
+def _covered(
+    regions: Sequence[NDArray[np.float32]], shape: tuple[int, int, int], there: Callable[[NDArray[Any]], Tensor]
+) -> Tensor:
+    """The cells (B, h, w) that a region touches."""
+    image, boxes = _listed(regions)
+    across, down = (np.arange(count) for count in (shape[2], shape[1]))
+    columns = (across >= np.trunc(boxes[:, :1])) & (across < np.ceil(boxes[:, 2:3]))
+    rows = (down >= np.trunc(boxes[:, 1:2])) & (down < np.ceil(boxes[:, 3:]))
+    touched = (there(rows)[:, :, None] & there(columns)[:, None, :]).flatten(1).float()
+    covered = torch.zeros((shape[0], shape[1] * shape[2]), device=touched.device)
+    return covered.index_add_(0, there(image), touched).view(shape) > 0
 
 
 def centre_loss(logits: Tensor, targets: CspTargets) -> Tensor:
@@ -149,6 +195,7 @@ class CspDetector(Detector):
         2 where height and width are learned, 1 where the width follows from the height.
     """
 
+    placing: ClassVar[tuple[str, ...]] = ("scale", "offset")
     learned_sizes: int = 2
 
     @abstractmethod
@@ -156,8 +203,8 @@ class CspDetector(Detector):
         """Centre logits (B, h, w), log height and width (B, 2, h, w) and offsets (B, 2, h, w) of (B, 3, H, W)."""
 
     def encode(self, truth: Sequence[Truth], height: int, width: int) -> CspTargets:
-        """Targets for images of (height, width) pixels."""
-        return encode(truth, height, width)
+        """Targets for images of (height, width) pixels, on the detector's device."""
+        return encode(truth, height, width, self.device)
 
     def losses(self, images: Tensor, encoded: Encoded) -> dict[str, Tensor]:
         """Centre, scale and offset terms, (B,) each."""

@@ -41,7 +41,8 @@ class _Rise(nn.Module):
         super().__init__()
         padding = (4 - factor) // 2
         self.deconvolution = nn.ConvTranspose2d(inputs, outputs, 4, factor, padding)
-        self.gain = nn.Parameter(torch.full((1, outputs, 1, 1), _GAIN))
+        # Not four axes: laid out channels last, a single row of channels has strides that compiled code cannot return.
+        self.gain = nn.Parameter(torch.full((outputs, 1, 1), _GAIN))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to (B, C', factor · h, factor · w)."""

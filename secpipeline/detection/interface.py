@@ -64,6 +64,8 @@ class Detector(nn.Module, ABC):
         JSON-able arguments that build the same network again.
     nms_iou
         Boxes that overlap a better one by more are dropped.
+    placing
+        Which of its loss terms say where and how large a person is; empty if none can be told apart.
     not_exportable
         Why it cannot be written as ONNX; empty if it can.
     started_from
@@ -72,6 +74,7 @@ class Detector(nn.Module, ABC):
 
     name: ClassVar[str]
     nms_iou: ClassVar[float] = 0.5
+    placing: ClassVar[tuple[str, ...]] = ()
     not_exportable: ClassVar[str] = ""
     config: dict[str, Any]
     started_from: Mapping[str, str] = MappingProxyType({})
@@ -88,7 +91,7 @@ class Detector(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, truth: Sequence[Truth], height: int, width: int) -> Encoded:
-        """Targets for images of (height, width) pixels."""
+        """Targets for images of (height, width) pixels; best made on the detector's device."""
 
     @abstractmethod
     def losses(self, images: Tensor, encoded: Encoded) -> dict[str, Tensor]:

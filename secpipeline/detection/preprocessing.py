@@ -91,6 +91,7 @@ class Preprocessed(Detector):
         self.config = {"inner": self.inner.name, "config": self.inner.config, **asdict(self.settings)}
         self.started_from = self.inner.started_from
         self.not_exportable = self.inner.not_exportable  # type: ignore[misc] # of the object: as what is inside
+        self.placing = self.inner.placing  # type: ignore[misc] # likewise
         if self.settings.kind == "resize":  # part of the state, so that a resumed training draws on
             self.register_buffer("looks", torch.zeros((), dtype=torch.int64))
 

@@ -2,7 +2,7 @@
 
 torchvision gives losses in training mode only and for the batch as a whole, resizes what it is shown, and updates
 batch statistics. Here images keep their size, so that the bound of an attack means pixels of the frame; each image
-has its own loss; normalisation and dropout always evaluate.
+has its own loss; dropout always evaluates, and so does normalisation with published statistics.
 
 >>> detector = SsdLite({})                                                # doctest: +SKIP
 >>> detector.config                                                       # doctest: +SKIP
@@ -36,9 +36,10 @@ class TorchvisionDetector(Detector):
     ----------
     config
         ``weights``: ``{path, sha256}`` of weights that torchvision publishes for this network, trained on COCO, to
-        start from; of their classes person and background are kept. ``norm``: ``batch`` keeps batch normalisation with
-        the statistics of these weights, ``group`` replaces it by group normalisation, because without published
-        statistics a frozen normalisation would scale gradients to nothing. Left out, what fits ``weights``.
+        start from; of their classes person and background are kept. ``norm``: ``batch`` keeps batch normalisation:
+        with ``weights`` it evaluates with their statistics even in training; without, it normalises by each training
+        batch and learns its statistics, so that images of one batch influence each other there. ``group`` replaces it
+        by group normalisation, which does neither. Left out, ``batch`` with ``weights`` and ``group`` without.
     defaults
         Further keys of the network, with their defaults.
 
@@ -52,6 +53,8 @@ class TorchvisionDetector(Detector):
 
     # How many classes the network scores: person alone, or background and person.
     _classes: ClassVar[int]
+    # Of the maps that anchors lie on, in frame pixels.
+    _strides: ClassVar[Sequence[int]]
     model: Any
     mean: Tensor
     std: Tensor
@@ -67,6 +70,8 @@ class TorchvisionDetector(Detector):
         super().__init__()
         self.config = settings
         self.model = self._network(settings)
+        self._learns_statistics = settings["norm"] == "batch" and published is None
+        self._anchors_of: dict[tuple[int, int, torch.device], Tensor] = {}
         if settings["norm"] == "group":
             _replace_batch_norm(self.model)
         if published is not None:
@@ -90,10 +95,10 @@ class TorchvisionDetector(Detector):
         self.started_from = {source.path: source.sha256}
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, with dropout and batch normalisation left evaluating."""
+        """Training mode, with dropout left evaluating, and batch normalisation too if its statistics are published."""
         super().train(mode)
         for module in self.model.modules():
-            if isinstance(module, nn.Dropout | nn.BatchNorm2d):
+            if isinstance(module, nn.Dropout) or (isinstance(module, nn.BatchNorm2d) and not self._learns_statistics):
                 module.eval()
         return self
 
@@ -101,6 +106,15 @@ class TorchvisionDetector(Detector):
         """The backbone's maps of images (B, 3, H, W), finest first."""
         normalised = ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return list(self.model.backbone(normalised).values())
+
+    def kept_anchors(self, generator: nn.Module, height: int, width: int) -> Tensor:
+        """:func:`grid_anchors` on the detector's device, made once a size."""
+        key = height, width, self.device
+        if key not in self._anchors_of:
+            # Made on the processor and copied at once, so that they are ready on every stream.
+            anchors = grid_anchors(generator, self._strides, height, width, torch.device("cpu"))
+            self._anchors_of[key] = anchors.to(self.device)
+        return self._anchors_of[key]
 
 
 def grid_anchors(generator: nn.Module, strides: Sequence[int], height: int, width: int, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ whole tensors without waiting for the accelerator, and the network exports to ON
 >>> detector = SsdLite({})
 >>> boxes, scores = detector.dense(torch.rand(2, 3, 96, 128))
 >>> boxes.shape, scores.shape
-(torch.Size([2, 390, 4]), torch.Size([2, 390]))
+(torch.Size([2, 402, 4]), torch.Size([2, 402]))
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from torchvision.models.detection import (
     retinanet_resnet50_fpn_v2,
     ssdlite320_mobilenet_v3_large,
 )
-from torchvision.ops import box_iou
+from torchvision.models.detection._utils import SSDMatcher
 
 from secpipeline.datasets.loading import Truth
 from secpipeline.detection import box_targets
-from secpipeline.detection.box_targets import BACKGROUND, AnchorTargets, Matching
+from secpipeline.detection.box_targets import AnchorTargets, Matching
 from secpipeline.detection.interface import Encoded
 from secpipeline.detection.torchvision_models import PERSON, TorchvisionDetector, grid_anchors
 
@@ -36,11 +36,11 @@ _PYRAMID = (8, 16, 32, 64, 128)
 
 
 class _OneStage(TorchvisionDetector):
-    _strides: ClassVar[Sequence[int]]
+    placing: ClassVar[tuple[str, ...]] = ("bbox_regression",)
 
     def encode(self, truth: Sequence[Truth], height: int, width: int) -> AnchorTargets:
         """What each anchor should say in images of (height, width) pixels."""
-        anchors = self._anchors(height, width, torch.device("cpu"))
+        anchors = self.kept_anchors(self.model.anchor_generator, height, width)
         return box_targets.encode(truth, anchors, self._matching(anchors, height, width))
 
     def logits(self, images: Tensor) -> Tensor:
@@ -64,7 +64,8 @@ class _OneStage(TorchvisionDetector):
 
     def _matching(self, anchors: Tensor, height: int, width: int) -> Matching:  # noqa: ARG002 - FCOS needs the size
         """By overlap, as torchvision's matcher of this network does it."""
-        return lambda boxes: self.model.proposal_matcher(box_iou(boxes, anchors))
+        rule = self.model.proposal_matcher
+        return lambda people: box_targets.match_by_overlap(people, anchors, rule, claims=isinstance(rule, SSDMatcher))
 
     @abstractmethod
     def _scored(self, outputs: Mapping[str, Tensor]) -> Tensor:
@@ -177,7 +178,10 @@ class Fcos(_OneStage):
 
     def _matching(self, anchors: Tensor, height: int, width: int) -> Matching:
         levels = [-(-height // s) * -(-width // s) for s in self._strides]
-        return lambda boxes: _inside(boxes, anchors, levels, self.model.center_sampling_radius)
+        radius = self.model.center_sampling_radius
+        return lambda people: box_targets.match_by_preference(
+            people, anchors, lambda boxes: _smallness(boxes, anchors, levels, radius)
+        )
 
     def _scored(self, outputs: Mapping[str, Tensor]) -> Tensor:
         log_score = (F.logsigmoid(outputs["cls_logits"]) + F.logsigmoid(outputs["bbox_ctrness"]))[..., 0] / 2
@@ -190,19 +194,29 @@ class Fcos(_OneStage):
         return torch.cat([centre - reach[..., :2], centre + reach[..., 2:]], dim=-1)
 
 
-def _inside(boxes: Tensor, anchors: Tensor, levels: Sequence[int], radius: float) -> Tensor:
-    """The smallest box (n, 4) near whose centre an anchor (A, 4) lies and whose size suits the anchor's level; (A,)."""
-    centre, size = (anchors[:, None, :2] + anchors[:, None, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
-    middle = (boxes[:, :2] + boxes[:, 2:]) / 2
-    reach = torch.cat([centre - boxes[:, :2], boxes[:, 2:] - centre], dim=-1)
+def _smallness(boxes: Tensor, anchors: Tensor, levels: Sequence[int], radius: float) -> Tensor:
+    """How much an anchor (A, 4) prefers boxes (B, m, 4): the smallest most; (B, m, A).
+
+    Minus infinity where it does not lie near the box's centre or the box's size does not suit the anchor's level.
+    """
+    centre, size = (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
+    middle = (boxes[..., :2] + boxes[..., 2:]) / 2
+    nearest, furthest, off = _reach(boxes, middle, centre)
     least, most = size * 4, size * 8
     least[: levels[0]], most[-levels[-1] :] = 0, math.inf
-    furthest = reach.amax(-1)
-    near = (centre - middle).abs().amax(-1) < radius * size[:, None]
-    fits = near & (reach.amin(-1) > 0) & (furthest > least[:, None]) & (furthest < most[:, None])
-    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
-    smallest, matched = torch.where(fits, area, math.inf).min(dim=1)
-    return torch.where(smallest < math.inf, matched, BACKGROUND)
+    fits = (off < radius * size) & (nearest > 0) & (furthest > least) & (furthest < most)
+    area = (boxes[..., 2:] - boxes[..., :2]).prod(-1)
+    return torch.where(fits, -area[..., None], -math.inf)
+
+
+def _reach(boxes: Tensor, middle: Tensor, centre: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From centres (A, 2) to the nearest and the furthest side of boxes (B, m, 4) and to their middle; (B, m, A)."""
+    x, y = centre[:, 0], centre[:, 1]
+    left, top, right, bottom = boxes[..., None].unbind(-2)
+    before, after = (x - left, y - top), (right - x, bottom - y)
+    nearest = torch.minimum(torch.minimum(*before), torch.minimum(*after))
+    furthest = torch.maximum(torch.maximum(*before), torch.maximum(*after))
+    return nearest, furthest, torch.maximum((x - middle[..., :1]).abs(), (y - middle[..., 1:]).abs())
 
 
 def _centredness(targets: AnchorTargets) -> Tensor:

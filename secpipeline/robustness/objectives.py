@@ -2,10 +2,10 @@
 
 Average precision hardly notices detections that sink below the deployed threshold or false ones far down the
 list, so the detection loss alone would miss two attacks that matter on the street: people who vanish and
-people who are not there.
+people who are not there. The fourth objective leaves them found, but elsewhere than they are.
 
 >>> sorted(OBJECTIVES)
-['detection_loss', 'fabricate', 'vanish']
+['detection_loss', 'fabricate', 'misplace', 'vanish']
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from secpipeline.detection.interface import Detector, Encoded
+from secpipeline.errors import InputError
 
 Objective = Callable[[Detector, Tensor, Encoded], Tensor]
 
@@ -67,8 +68,30 @@ def fabricate(detector: Detector, images: Tensor, encoded: Encoded) -> Tensor:  
     return torch.nn.functional.softplus(detector.logits(images)).sum(dim=1)
 
 
+def misplace(detector: Detector, images: Tensor, encoded: Encoded) -> Tensor:
+    """People elsewhere: only what the training loss says about places and sizes, whatever the scores do.
+
+    Returns
+    -------
+    Tensor
+        (B,).
+
+    Raises
+    ------
+    InputError
+        If the detector does not say which of its loss terms these are.
+    """
+    if not detector.placing:
+        raise InputError(
+            f"{detector.name}: does not name the terms of its loss that are about places; leave out misplace"
+        )
+    parts = detector.losses(images, encoded)
+    return torch.stack([parts[name] for name in detector.placing]).sum(dim=0)
+
+
 OBJECTIVES: Mapping[str, Objective] = {
     "detection_loss": detection_loss,
     "vanish": vanish,
     "fabricate": fabricate,
+    "misplace": misplace,
 }

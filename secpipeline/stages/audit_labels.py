@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +14,9 @@ from secpipeline.datasets.duplicates import find_duplicates
 from secpipeline.datasets.loading import Pixels, load
 from secpipeline.datasets.releases import Release
 from secpipeline.datasets.tables import CORNERS
-from secpipeline.detection import registry
-from secpipeline.detection.inference import predict
-from secpipeline.detection.recipes import Recipe, load_recipe
-from secpipeline.detection.training import train
+from secpipeline.detection.recipes import load_recipe
 from secpipeline.errors import InputError
+from secpipeline.judging import out_of_fold
 from secpipeline.poisoning import folds
 from secpipeline.poisoning.audit import audit_labels
 from secpipeline.poisoning.concentration import concentrate, sentences
@@ -36,10 +33,6 @@ from secpipeline.validation.results import SuiteResult, test_result
 
 # At this score no more than half of what is found so strongly is expected to be honest.
 STRONG = 0.5
-# Judges that were trained for minutes see something of this score everywhere; it speaks for no label.
-LEAST_SCORE = 0.1
-# The scores of more would not fit the one number that stands for them together.
-MOST_JUDGES = 8
 # Weaker opinions are not counted as disputes about a label when triggers are searched.
 TELLING_SCORE = 0.2
 PREDICTED = tuple(f"p{corner}" for corner in CORNERS)
@@ -113,30 +106,6 @@ def run(context: StageContext) -> StageResult:
         "attribution": report["attribution"],
     }
     return StageResult(summary, details=report, seeds=seeds, pictures=pictures)
-
-
-def out_of_fold(data: Pixels, assigned: np.ndarray, recipe: Recipe, resume: Path, judges: int = 1) -> pd.DataFrame:
-    """Predictions for every image by the judges of its fold, which were trained on the other folds only.
-
-    The judges of a fold differ in their seed: in weights, in the order of the images and in their augmentation.
-    """
-    if not isinstance(judges, int) or not 1 <= judges <= MOST_JUDGES:
-        raise InputError(
-            f"audit.judges is {judges!r}; it must be from 1 to {MOST_JUDGES} a fold; two tell their errors apart"
-        )
-    numbers = sorted(set(assigned.tolist()))
-    parts = []
-    for judge in range(judges):
-        for fold in numbers:
-            inside, outside = np.flatnonzero(assigned == fold), np.flatnonzero(assigned != fold)
-            own = replace(recipe, seed=recipe.seed + judge * len(numbers) + int(fold))
-            detector = registry.build(own.detector, dict(own.config), seed=own.seed)
-            truth = [data.truth[index] for index in outside]
-            train(detector, data.images[outside], truth, own, checkpoint_dir=resume / f"fold-{fold}-judge-{judge}")
-            names = [data.image_ids[index] for index in inside]
-            seen = predict(detector, data.images[inside], names, score_threshold=LEAST_SCORE)
-            parts.append(seen.assign(judge=str(judge)))
-    return pd.concat(parts, ignore_index=True)
 
 
 def check_judges(

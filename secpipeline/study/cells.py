@@ -25,6 +25,7 @@ from secpipeline import defended_training
 from secpipeline.defended_training import teacher_of, train_recipe
 from secpipeline.detection import weights
 from secpipeline.detection.bootstrap import draw, interval
+from secpipeline.detection.distributed import default_device
 from secpipeline.detection.inference import predict
 from secpipeline.detection.interface import Detector
 from secpipeline.detection.matching import SUBSETS, match
@@ -113,7 +114,7 @@ class Cell:
 
 def run_cell(cell: Cell, study: Study, data: StudyData, out: Path) -> dict[str, Any]:
     """Train and measure a cell and write its result; killed and run again, training goes on at its last epoch."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = default_device()
     detector, training = _trained(cell, data, out, device)
     detector.to(device)
     measured = measure(detector, study, data)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from tqdm import tqdm
 
 from secpipeline.defended_training import check
+from secpipeline.detection.acceleration import take_turn
 from secpipeline.errors import CannotDecide
 from secpipeline.study.cells import Cell, run_cell
 from secpipeline.study.data import StudyData, prepare
@@ -41,7 +43,7 @@ def run_study(study: Study, out: Path, jobs: int) -> list[dict[str, Any]]:
     out
         Its folder; results lie in ``cells``, trained weights in ``weights``.
     jobs
-        Cells at once, each in a process of its own with its share of the processors; on one accelerator they share it.
+        Cells at once, each in a process of its own with its share of the processors; accelerators they take in turn.
 
     Returns
     -------
@@ -78,7 +80,8 @@ def _run(wave: Sequence[Cell], study: Study, data: StudyData, out: Path, jobs: i
         return
     threads = max(1, len(os.sched_getaffinity(0)) // jobs)
     # Spawned, because a forked process cannot use CUDA; the data, which all share, is read by each from the disk.
-    pool = ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), _start, (study, out, threads))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(jobs, context, _start, (study, out, threads, context.Value("i", 0)))
     with _without_bars(), pool:
         waiting = {pool.submit(_run_here, cell): cell for cell in wave}
         try:
@@ -112,8 +115,9 @@ def _without_bars() -> Iterator[None]:
 _HERE: dict[str, Any] = {}
 
 
-def _start(study: Study, out: Path, threads: int) -> None:
+def _start(study: Study, out: Path, threads: int, turn: Synchronized[int]) -> None:
     torch.set_num_threads(threads)
+    take_turn(turn)
     _HERE.update(study=study, out=out, data=prepare(study, out, 1))
 
 

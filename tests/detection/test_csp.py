@@ -1,3 +1,5 @@
+import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -7,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rectangles import pictures, truth
 
+from secpipeline.datasets.loading import Truth
 from secpipeline.detection.csp import STRIDE, CspTiny, encode
 from secpipeline.detection.registry import build
 from secpipeline.errors import InputError
@@ -90,6 +93,53 @@ def test_an_ignored_region_may_reach_over_the_edges_of_the_frame():
 def test_a_person_inside_an_ignored_region_is_still_learned():
     targets = encoded(truth([(24, 4, 40, 84)], [(0, 0, WIDTH, HEIGHT)]))
     assert torch.equal(targets.counted, targets.positive)
+
+
+def slowly_encoded(people, rows, columns):
+    """The targets of one image, box by box."""
+    centre, positive = np.zeros((rows, columns), np.float32), np.zeros((rows, columns), bool)
+    scale, offset = np.zeros((2, rows, columns), np.float32), np.zeros((2, rows, columns), np.float32)
+    counted = np.ones((rows, columns), bool)
+    for x1, y1, x2, y2 in people.ignore / STRIDE:
+        counted[max(0, int(y1)) : math.ceil(y2), max(0, int(x1)) : math.ceil(x2)] = False
+    for box in sorted(people.boxes.tolist(), key=lambda b: b[3] - b[1]):
+        x1, y1, x2, y2 = (value / STRIDE for value in box)
+        cx, cy = (x1 + x2) / 2, (y1 + y2) / 2
+        column, row = min(columns - 1, int(cx)), min(rows - 1, int(cy))
+        for r, c in itertools.product(range(int(y1), math.ceil(y2)), range(int(x1), math.ceil(x2))):
+            down = np.exp(-(((r - row) / max(0.6, 0.12 * (y2 - y1))) ** 2) / 2)
+            across = np.exp(-(((c - column) / max(0.6, 0.24 * (x2 - x1))) ** 2) / 2)
+            centre[r, c] = max(centre[r, c], np.float32(down * across))
+        centre[row, column] = 1
+        positive[row, column] = True
+        scale[:, row, column] = math.log((y2 - y1) * STRIDE), math.log((x2 - x1) * STRIDE)
+        offset[:, row, column] = cx - column, cy - row
+    return centre, positive, scale, offset, counted | positive
+
+
+@st.composite
+def crowds(draw):
+    """People and ignored regions in the frame, many of them in the same cells."""
+
+    def boxes(most):
+        edges = st.tuples(
+            st.integers(0, WIDTH - 8), st.integers(0, HEIGHT - 16), st.integers(1, 60), st.integers(1, 90)
+        )
+        rows = [(a, b, min(a + w, WIDTH), min(b + h, HEIGHT)) for a, b, w, h in draw(st.lists(edges, max_size=most))]
+        return np.array(rows, np.float32).reshape(-1, 4)
+
+    return Truth(boxes(6), boxes(3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(crowds(), max_size=4))
+def test_a_batch_is_encoded_as_box_by_box(people):
+    targets = encode(people, HEIGHT, WIDTH)
+    assert len(targets.centre) == len(people)
+    for index, one in enumerate(people):
+        slow = slowly_encoded(one, HEIGHT // STRIDE, WIDTH // STRIDE)
+        for field, expected in zip(dataclasses.fields(targets), slow, strict=True):
+            np.testing.assert_allclose(getattr(targets, field.name)[index].numpy(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_a_false_alarm_is_punished_outside_and_not_inside_an_ignored_region():

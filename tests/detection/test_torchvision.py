@@ -5,7 +5,9 @@ import pytest
 import safetensors.torch
 import torch
 from rectangles import pictures, truth
+from torch import nn
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+from torchvision.models.detection._utils import Matcher, SSDMatcher
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_iou, generalized_box_iou_loss
 
@@ -15,6 +17,7 @@ from secpipeline.detection.onnx_detector import OnnxDetector
 from secpipeline.detection.registry import DETECTORS, build
 from secpipeline.detection.torchvision_models import grid_anchors
 from secpipeline.errors import InputError, IntegrityError
+from secpipeline.robustness.attacks import AttackSpec, perturb
 
 SIZE = (64, 96)
 SSD = "ssdlite320_mobilenet_v3_large"
@@ -171,6 +174,86 @@ def test_box_deltas_come_back():
         torch.testing.assert_close(box_targets.decode_deltas(deltas, anchors, factors), boxes, rtol=1e-4, atol=1e-3)
 
 
+def crowd(rng, count, ignored=0, size=SIZE, grid=4):
+    """People and ignored regions at random, on a coarse grid so that overlaps are often equal."""
+    height, width = np.array(size) // grid
+    corners = rng.integers(0, [width - 2, height - 2], (count + ignored, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(1, 12, (count + ignored, 2))], 1) * grid
+    return truth(boxes[:count], boxes[count:])
+
+
+RULES = [Matcher(0.7, 0.3, allow_low_quality_matches=True), Matcher(0.5, 0.4, allow_low_quality_matches=True)]
+RULES += [Matcher(0.5, 0.5), SSDMatcher(0.5)]
+
+
+@pytest.mark.parametrize("at_once", [1, 2000, 2**23])
+@pytest.mark.parametrize("rule", RULES, ids=["first stage", "retinanet", "second stage", "ssd"])
+@pytest.mark.parametrize("own", [False, True])
+def test_people_are_matched_as_torchvision_matches_them_image_by_image(monkeypatch, rule, at_once, own):
+    monkeypatch.setattr(box_targets, "_AT_ONCE", at_once)
+    rng = np.random.default_rng(3)
+    people = [crowd(rng, count) for count in (4, 0, 1, 9, 0, 25)]
+    rows = [torch.from_numpy(crowd(rng, 160).boxes) for _ in people]
+    anchors = torch.stack(rows) if own else rows[0]
+    boxes, _ = box_targets.filled_up(people, torch.device("cpu"))
+    found = box_targets.match_by_overlap(boxes, anchors, rule, claims=isinstance(rule, SSDMatcher))
+    seen = set()
+    for index, one in enumerate(people):
+        theirs = torch.full((160,), -1)
+        if len(one.boxes):
+            theirs = rule(box_iou(torch.from_numpy(one.boxes), rows[index] if own else anchors))
+        assert torch.equal(found[index], theirs)
+        seen |= set(theirs.sign().tolist())
+    assert {-1, 1} <= seen
+
+
+def test_a_point_is_matched_as_torchvisions_fcos_matches_it(built, monkeypatch):
+    detector, size = built("fcos_resnet50_fpn"), (192, 256)
+    rng = np.random.default_rng(5)
+    people = [crowd(rng, count, size=size, grid=8) for count in (5, 0, 1, 80)]
+    anchors = detector._anchors(*size, torch.device("cpu"))
+    boxes, _ = box_targets.filled_up(people, torch.device("cpu"))
+    kept = []
+    monkeypatch.setattr(detector.model.head, "compute_loss", lambda *arguments: kept.append(arguments[3]))
+    targets = [{"boxes": torch.from_numpy(one.boxes)} for one in people]
+    levels = [-(-size[0] // s) * -(-size[1] // s) for s in detector._strides]
+    detector.model.compute_loss(targets, {}, [anchors] * 4, levels)
+    theirs = torch.stack(kept[0])
+    assert (theirs >= 0).any(1).tolist() == [True, False, True, True]
+    for at_once in (1, 2**23):
+        monkeypatch.setattr(box_targets, "_AT_ONCE", at_once)
+        assert torch.equal(detector._matching(anchors, *size)(boxes), theirs)
+
+
+def test_an_anchor_prefers_nobody_where_nobody_is():
+    boxes, _ = box_targets.filled_up([truth(), truth(PEOPLE)], torch.device("cpu"))
+    indifferent = box_targets.match_by_preference(boxes, torch.zeros(3, 4), lambda _: torch.zeros(2, 2, 3))
+    assert indifferent.tolist() == [[-1, -1, -1], [0, 0, 0]]
+
+
+def test_ignored_regions_do_not_depend_on_the_part_they_are_looked_at_in(monkeypatch):
+    rng = np.random.default_rng(7)
+    people = [crowd(rng, 0, ignored) for ignored in (3, 0, 8)]
+    anchors = torch.from_numpy(crowd(rng, 200).boxes)
+    _, regions = box_targets.filled_up(people, torch.device("cpu"))
+    alone = torch.stack([box_targets.in_ignored(anchors, torch.from_numpy(one.ignore)) for one in people])
+    monkeypatch.setattr(box_targets, "_AT_ONCE", 1)
+    assert torch.equal(box_targets.in_ignored(anchors, regions.boxes), alone)
+    assert alone.any(1).tolist() == [True, False, True]
+
+
+def test_targets_of_a_batch_are_those_of_each_image_alone(detector):
+    rng = np.random.default_rng(9)
+    people = [crowd(rng, *counts) for counts in ((3, 0), (0, 2), (0, 0), (9, 4))]
+    together = detector.encode(people, *SIZE)
+    for index, one in enumerate(people):
+        alone, chosen = detector.encode([one], *SIZE), together[torch.tensor([index])]
+        assert all(
+            torch.equal(getattr(chosen, name), getattr(alone, name)) for name in ("positive", "counted", "boxes")
+        )
+    assert detector.encode([], *SIZE).positive.shape == (0, len(together.anchors))
+
+
 def test_the_giou_loss_counts_positive_anchors_alone():
     boxes = torch.tensor([[[0.0, 0, 10, 20], [float("nan")] * 4, [30, 0, 40, 20]]])
     wanted = torch.tensor([[[0.0, 0, 10, 20], [5, 5, 9, 9], [32, 0, 42, 20]]])
@@ -214,6 +297,46 @@ def test_published_weights_keep_person_and_background(published, batch, tmp_path
     loaded = weights.load(tmp_path / "tuned.safetensors")
     torch.testing.assert_close(loaded.logits(images), detector.logits(images))
     assert loaded.weight_sources() == {}
+
+
+def statistics_of(detector):
+    return {name: tensor.clone() for name, tensor in detector.state_dict().items() if "running" in name}
+
+
+def modes(detector, kind):
+    return {module.training for module in detector.modules() if isinstance(module, kind)}
+
+
+def test_published_statistics_are_kept_in_training(published, batch):
+    _, source = published
+    detector = build(SSD, {"weights": source}, seed=0).train()
+    images, people = batch
+    before = statistics_of(detector)
+    assert modes(detector, nn.BatchNorm2d) == {False}
+    detector.losses(images, detector.encode(people, *SIZE))
+    assert before
+    assert all(torch.equal(tensor, before[name]) for name, tensor in statistics_of(detector).items())
+
+
+@pytest.mark.parametrize("name", [SSD, "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_batch_normalisation_without_published_weights_learns_from_batches_but_not_from_attacks(batch, name):
+    detector = build(name, {"norm": "batch"}, seed=0).train()
+    images, people = batch
+    encoded = detector.encode(people, *SIZE)
+    assert modes(detector, nn.BatchNorm2d) == {True}
+    assert modes(detector, nn.Dropout) <= {False}
+    start = statistics_of(detector)
+    detector.losses(images, encoded)
+    learned = statistics_of(detector)
+    assert start
+    assert not any(torch.equal(tensor, start[name]) for name, tensor in learned.items() if "running_mean" in name)
+    spec = AttackSpec("pgd", "detection_loss", 4 / 255, 2 / 255, 2, random_start=True)
+    attacked = perturb(detector, images, encoded, spec, torch.Generator().manual_seed(0))
+    assert not torch.equal(attacked, images)
+    detector.eval()
+    detector.losses(images, encoded)
+    assert modes(detector, nn.BatchNorm2d) == {False}
+    assert all(torch.equal(tensor, learned[name]) for name, tensor in statistics_of(detector).items())
 
 
 def test_published_weights_that_do_not_fit_are_refused(published):

@@ -76,11 +76,23 @@ def test_the_interval_is_of_data_seeds(bench):
     assert bench.interval([0.0, 1.0]) == "[0.00, 1.00]"
 
 
+def test_what_judges_saw_is_kept_and_that_of_other_judges_refused(tmp_path, bench, monkeypatch):
+    images = pd.DataFrame({"image_id": ["a", "b"], "source": ["v", "w"], "scene": ["s", "s"]})
+    seen = pd.DataFrame({"image_id": ["a"], "x1": [1.5], "score": [0.5], "judge": ["0"]})
+    monkeypatch.setattr(bench, "out_of_fold", lambda *_: seen)
+    setting, path = {"folds": 2, "judges": 1}, tmp_path / "300-ghost.parquet"
+    first, _ = bench.judged(images, None, None, setting, path)
+    monkeypatch.delattr(bench, "out_of_fold")
+    pd.testing.assert_frame_equal(bench.judged(images, None, None, setting, path)[0], first)
+    with pytest.raises(SystemExit, match=r"300-ghost\.parquet: was made with another recipe or other options"):
+        bench.judged(images, None, None, {**setting, "judges": 2}, path)
+
+
 @pytest.mark.slow
 def test_the_quick_form_trains_judges_once_and_refuses_results_of_another_setting(tmp_path):
     command = [sys.executable, str(SCRIPT), "--quick", "--out", str(tmp_path), "--kinds", "removed", "none"]
     first = subprocess.run(command, check=True, capture_output=True, text=True)
-    results = {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()}
+    results = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
     assert sorted(results) == ["300-none.json", "300-removed.json"]
     assert 0.02 < results["300-removed.json"]["AP50"][0] < 1
     assert "precision" not in results["300-none.json"]
@@ -90,6 +102,10 @@ def test_the_quick_form_trains_judges_once_and_refuses_results_of_another_settin
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert again.stdout == first.stdout
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == made
+    (tmp_path / "300-removed.json").unlink()
+    audited = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert audited.stdout.splitlines()[:5] == first.stdout.splitlines()[:5]
+    assert (tmp_path / "300-removed.parquet").stat().st_mtime_ns == made[tmp_path / "300-removed.parquet"]
     path = tmp_path / "300-none.json"
     result = results[path.name]
     path.write_text(json.dumps({**result, "setting": {**result["setting"], "epochs": 9}}))

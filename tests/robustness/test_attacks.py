@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secpipeline.datasets.loading import Truth
+from secpipeline.detection import registry
 from secpipeline.errors import CannotDecide, InputError
 from secpipeline.robustness.attacks import AttackSpec, craft, grey_patch, perturb, sign_noise, to_8_bit
 from secpipeline.robustness.objectives import OBJECTIVES
@@ -36,7 +38,7 @@ def detections(detector, images):
 
 @settings(max_examples=20, deadline=None)
 @given(
-    st.sampled_from(sorted(OBJECTIVES)),
+    st.sampled_from(sorted(OBJECTIVES.keys() - {"misplace"})),
     st.floats(0.5 / 255, 64 / 255),
     st.integers(1, 4),
     st.booleans(),
@@ -75,6 +77,30 @@ def test_vanish_hides_everybody_and_fabricate_invents_people():
     assert detections(detector, images) == people > 0
     assert detections(detector, perturb(detector, images, encoded, attack("vanish"), seeded())) == 0
     assert detections(detector, perturb(detector, images, encoded, attack("fabricate"), seeded())) > people
+
+
+def test_misplace_leaves_people_found_elsewhere_and_does_not_look_at_scores():
+    detector = registry.build("csp_tiny", {"channels": [8, 16, 16]}, seed=3).eval()
+    torch.nn.init.normal_(
+        detector.scale.weight, std=0.05, generator=seeded()
+    )  # an untrained one says the same everywhere
+    truth = [Truth(np.array([[20, 10, 40, 70]], np.float32), np.zeros((0, 4), np.float32))]
+    images = torch.rand(1, 3, 96, 64, generator=seeded())
+    encoded = detector.encode(truth, 96, 64)
+    attacked = perturb(detector, images, encoded, attack("misplace", epsilon=32 / 255), seeded())
+    place = encoded.positive.flatten(1)
+    boxes = [detector.dense(seen)[0][place] for seen in (images, attacked)]
+    wanted = torch.from_numpy(truth[0].boxes)
+    assert (boxes[1] - wanted).abs().sum() > 1.05 * (boxes[0] - wanted).abs().sum()
+    elsewhere = dataclasses.replace(encoded, centre=torch.zeros_like(encoded.centre))
+    before, after = (OBJECTIVES["misplace"](detector, images, targets) for targets in (encoded, elsewhere))
+    assert torch.equal(before, after)
+
+
+def test_misplace_needs_a_detector_that_names_the_terms_about_places():
+    detector, images, encoded, _ = batch()
+    with pytest.raises(InputError, match="bright: does not name the terms of its loss that are about places"):
+        perturb(detector, images, encoded, attack("misplace"), seeded())
 
 
 def test_fabricate_has_a_gradient_on_images_without_people():

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from attestation_schemas import schema
 
+from secpipeline import judging
 from secpipeline.digests import sha256_bytes
 from secpipeline.provenance import statements
 from secpipeline.robustness.gate import decide
@@ -67,8 +68,8 @@ def audit(finished_chain, tmp_path, monkeypatch):
             said.append(looking(image_ids, seed=len(said)))
             return spoil(said[-1]) if len(said) == 4 else said[-1]
 
-        monkeypatch.setattr(audit_labels, "train", lambda *_, **__: None)
-        monkeypatch.setattr(audit_labels, "predict", predict)
+        monkeypatch.setattr(judging, "train", lambda *_, **__: None)
+        monkeypatch.setattr(judging, "predict", predict)
         project, out = finished_chain / "project", tmp_path / "out"
         out.mkdir()
         files = dict.fromkeys(stage_named("audit_labels").files, "")
