@@ -223,7 +223,7 @@ def test_a_study_is_computed_once_goes_on_after_a_kill_and_is_written_up(tmp_pat
     assert "| student |" in capsys.readouterr().out
     assert json.loads((out / "results.json").read_text())["recipes"][1]["recipe"] == "student"
     assert (out / "results.md").read_text().count("\n| ") == 3
-    assert len([path for path in out.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")]) == 3
+    assert len([path for path in out.glob("*.png") if path.read_bytes().startswith(b"\x89PNG")]) == 4
     assert not list((out / "resume").iterdir())
 
 

@@ -22,6 +22,7 @@ MEASURES = ("clean_ap50", "clean_mr2", "linf_ap50", "patch_ap50", "corrupted_ap5
 _PARETO = (
     ("clean_ap50", "linf_ap50", "clean AP50", "AP50 under L∞"),
     ("clean_ap50", "patch_ap50", "clean AP50", "AP50 under a learned patch"),
+    ("linf_ap50", "patch_ap50", "AP50 under L∞", "AP50 under a learned patch"),
     ("training_cost", "linf_ap50", "training cost × the first recipe's", "AP50 under L∞"),
 )
 
@@ -95,12 +96,14 @@ def pareto_chart(rows: Sequence[dict[str, Any]], keys: tuple[str, str], labels: 
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     points = [(_point(row[keys[0]]), _point(row[keys[1]])) for row in rows]
+    middle = (min(x for x, _ in points) + max(x for x, _ in points)) / 2
     for index, (row, (x, y)) in enumerate(zip(rows, points, strict=True)):
         colour = f"C{index}"
         axes.errorbar(x, y, xerr=_reach(row[keys[0]]), yerr=_reach(row[keys[1]]), fmt="o", color=colour, capsize=2)
         if isinstance(row[keys[0]], dict):
             axes.plot(row[keys[0]]["by_seed"], row[keys[1]]["by_seed"], ".", color=colour, alpha=0.45)
-        axes.annotate(row["recipe"], (x, y), xytext=(7, 5), textcoords="offset points", color=colour)
+        side, room = ("right", -7) if x > middle else ("left", 7)
+        axes.annotate(row["recipe"], (x, y), xytext=(room, 5), textcoords="offset points", color=colour, ha=side)
     best = front(points, cheaper_is_better=keys[0] == "training_cost")
     axes.plot(*zip(*(points[index] for index in best), strict=True), color="0.6", linestyle="--", zorder=0)
     axes.set(xlabel=labels[0], ylabel=labels[1], ylim=(0, 1))
