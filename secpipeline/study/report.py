@@ -169,7 +169,8 @@ def _legend(study: Study, device: Sequence[str]) -> str:
         f"on every torso, {patch.fraction:.0%} of the person's height, learned anew for each detector on its "
         f"training images, the worst of {', '.join(patch.objectives)} with {_many(len(patch.seeds), 'seed')} each. "
         f"Corrupted: the mean over {corruptions}. People: {chosen.subset}. Trained on {', '.join(device)}; "
-        "training × is processor time there if that is the processor, else wall time; a resumed training's is scaled "
+        "training × is processor time there if that is the processor, else wall time, of which cells that share an "
+        "accelerator take from each other: for costs, run one job an accelerator; a resumed training's is scaled "
         "up, and a student's is without its teacher's. Peak MiB: of the training; on "
         "the processor of the process so far, so that with one job later cells show no less than earlier ones.\n"
     )
