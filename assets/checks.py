@@ -53,6 +53,12 @@ def _failed_expectations(report: dict[str, Any]) -> list[str]:
     return reasons if report["result"] == "PASSED" or reasons else ["validation did not pass"]
 
 
+def _judge_reasons(report: dict[str, Any]) -> list[str]:
+    predictions = report["predictions"]
+    reasons = [f"failed: {text}" for text in predictions["failed"]]
+    return reasons if predictions["result"] in ("PASSED", "WARNED") or reasons else ["predictions were not checked"]
+
+
 def _gate_reasons(verdict: dict[str, Any]) -> list[str]:
     if verdict["verdict"] == "pass":
         return []
@@ -100,6 +106,7 @@ def no_open_incidents(workspace: WorkspaceResource) -> dg.AssetCheckResult:
 CHECKS = [
     *(_evidence(stage) for stage in STAGES),
     _verdict("validate", "report.json", "expectations_hold", "Every expectation ran and held.", _failed_expectations),
+    _verdict("audit_labels", "report.json", "judges_looked", "What every judge predicted holds.", _judge_reasons),
     _verdict("gate", "verdict.json", "verdict_is_pass", "The gate's verdict is pass.", _gate_reasons),
     _verdict("release", "release.json", "summary_is_passed", "The release sums up a pass.", _release_reasons),
     channel_serves_verified_bytes,

@@ -22,7 +22,8 @@ from secpipeline.stages.table import REVIEW
 def run(context: StageContext) -> StageResult:
     """Turn findings, attribution and reviews into decisions and publish the tables without what is held.
 
-    A release that failed validation is refused here, by the names of what failed, rather than trained on.
+    A release that failed validation, or whose label audit could conclude nothing, is refused here, by the names of what
+    failed, rather than trained on as if it were clean.
     """
     raw, audit = context.inputs["ingest"], context.inputs["audit_labels"]
     score = context.params["quarantine"]["image_score"]
@@ -47,8 +48,13 @@ def run(context: StageContext) -> StageResult:
         "held sources": sorted(named),
         **({"reviewers": reviewers, "changed boxes": len(reviewed.changes)} if reviewers else {}),
     }
-    failed = read_report(context.inputs["validate"] / "report.json")["failedTests"]
-    return StageResult(summary, refusal=tuple(f"validation failed: {name}" for name in failed))
+    return StageResult(summary, refusal=_refusal(context.inputs["validate"], audit))
+
+
+def _refusal(validation: Path, audit: Path) -> tuple[str, ...]:
+    failed = [f"validation failed: {name}" for name in read_report(validation / "report.json")["failedTests"]]
+    unjudged = read_report(audit / "report.json")["predictions"]["failed"]
+    return (*failed, *(f"label audit: {text}" for text in unjudged))
 
 
 def _reviewed(context: StageContext, data: ReviewData) -> tuple[Reviewed, list[str]]:

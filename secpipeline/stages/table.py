@@ -182,7 +182,7 @@ STAGES: tuple[Stage, ...] = (
         predicate=LABEL_AUDIT,
         params=("audit",),
         files=("recipes/judge.yaml", "expectations/predictions.json", "expectations/prediction_totals.json"),
-        code=("poisoning", "detection", "datasets", "validation", "assurance/pictures.py"),
+        code=("poisoning", "detection", "datasets", "validation", "assurance/pictures.py", "judging.py"),
         kinds=("cleanlab", "pytorch"),
         pool="accelerator",
     ),

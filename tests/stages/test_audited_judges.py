@@ -13,7 +13,7 @@ from secpipeline.digests import sha256_bytes
 from secpipeline.provenance import statements
 from secpipeline.robustness.gate import decide
 from secpipeline.robustness.policy import load_policy
-from secpipeline.stages import audit_labels
+from secpipeline.stages import audit_labels, curate
 from secpipeline.stages.context import StageContext
 from secpipeline.stages.table import LABEL_AUDIT, stage_named
 
@@ -129,6 +129,28 @@ def test_a_refused_audit_can_be_attested_and_lets_nothing_through_the_gate(audit
     (reason,) = [reason for reason in verdict.reasons if reason.code == "judges"]
     assert reason.outcome == "inconclusive"
     assert "distinct_boxes" in reason.text
+
+
+def test_a_refused_audit_refuses_the_curated_release_and_fails_its_check(audit, finished_chain, tmp_path):
+    from assets.checks import _judge_reasons
+
+    _, out = audit(everywhere_the_same)
+    artifacts, curated = finished_chain / "project/build/artifacts", tmp_path / "curated"
+    curated.mkdir()
+
+    def curate_after(audit_out):
+        inputs = {"ingest": artifacts / "ingest", "validate": artifacts / "validate", "audit_labels": audit_out}
+        params = {"quarantine": {"image_score": 0.8}}
+        return curate.run(StageContext(finished_chain / "project", inputs, curated, params, tmp_path / "resume"))
+
+    assert curate_after(artifacts / "audit_labels").refusal == ()
+    (why,) = curate_after(out).refusal
+    assert why.startswith("label audit: judge 1 of fold 1:")
+    report = json.loads((out / "report.json").read_text())
+    assert _judge_reasons(report) == [f"failed: {why.removeprefix('label audit: ')}"]
+    assert _judge_reasons({"predictions": {"result": "FAILED", "failed": []}}) == ["predictions were not checked"]
+    for result in ("PASSED", "WARNED"):
+        assert _judge_reasons({"predictions": {"result": result, "failed": []}}) == []
 
 
 def test_what_the_judges_said_is_kept_in_pixels_of_their_images_for_whoever_looks_into_it(audit):
