@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from secpipeline.datasets.splits import assign_splits
 from secpipeline.detection import weights
 from secpipeline.errors import AttestationError, InputError
 
+RECIPES = Path(__file__).parents[2] / "recipes"
+SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 RECIPE = {
     "detector": "csp_tiny", "config": {"channels": [8, 16, 16]}, "input_size": [64, 64], "epochs": 5, "batch_size": 4,
     "learning_rate": 0.004, "weight_decay": 0.0001, "seed": 1, "zoom": 1.1, "adversarial": None, "ema": 0.9,
@@ -116,6 +120,18 @@ def test_a_recipe_may_be_a_path_and_the_folder_may_be_chosen(project, release, t
     train(project, "--recipe", elsewhere, "--data", release, "--out", tmp_path / "again")
     second = weights.load(tmp_path / "again/detector.safetensors").state_dict()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_recipe_trains_a_few_steps(project, release, name, capsys):
+    shutil.copytree(RECIPES, project / "recipes", dirs_exist_ok=True)
+    train(project, "--recipe", name, "--data", release, "--epochs-limit", 2, "--images-limit", 4)
+    out = folder_of(capsys.readouterr().out)
+    record = json.loads((out / "training.json").read_text())
+    assert record["recipe"] == name
+    assert len(record["losses"]) == 2
+    assert all(math.isfinite(loss) for loss in record["losses"])
+    assert weights.load(out / "detector.safetensors").config
 
 
 @pytest.mark.parametrize(
