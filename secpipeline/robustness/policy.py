@@ -19,6 +19,7 @@ from secpipeline.errors import InputError
 
 # What the suite calls things; written out here so that deciding needs neither torch nor a detector.
 EVIDENCE = ("validation", "label_audit", "robustness", "export")
+# Without misplace: it has no gradient where nobody is, which to the gate is an attack that did not work.
 OBJECTIVES = ("detection_loss", "vanish", "fabricate")
 CONTROLS = ("noise", "grey_patch")
 CORRUPTIONS = ("gaussian_noise", "motion_blur", "fog", "low_light", "jpeg")

@@ -122,7 +122,10 @@ def test_a_recipe_may_be_a_path_and_the_folder_may_be_chosen(project, release, t
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+LARGE = {"fasterrcnn", "judge_strong"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in LARGE else []) for n in SHIPPED])
 def test_every_shipped_recipe_trains_a_few_steps(project, release, name, capsys):
     shutil.copytree(RECIPES, project / "recipes", dirs_exist_ok=True)
     train(project, "--recipe", name, "--data", release, "--epochs-limit", 2, "--images-limit", 4)
